@@ -1,0 +1,47 @@
+"""All nine sweeps (heads, MLPs, layers; forward, backward, separate) over one set of images."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import get_args
+
+from tqdm import tqdm
+
+from ..attacks.triggers import Trigger
+from ..contributions import collect
+from ..data.sets import ImageSet
+from ..model import HookedCLIP
+from ..zeroshot import class_vectors
+from .direct import direct_ablation
+from .result import AblationResult, Component, Effect, Scheme
+from .total import activation_means, total_ablation
+
+#: Heads, MLPs and layers, each forward, backward and separate.
+CASES: list[tuple[Component, Scheme]] = list(product(get_args(Component), get_args(Scheme)))
+
+
+def sweeps(
+    model: HookedCLIP,
+    data: ImageSet,
+    held_out: ImageSet,
+    trigger: Trigger,
+    target: str,
+    effect: Effect = "direct",
+    progress: bool = False,
+) -> list[AblationResult]:
+    """Every component under every scheme; direct sweeps share one decomposition of the images.
+
+    Args:
+        held_out: clean images the means are taken from.
+    """
+    goal, vectors = data.class_index(target), class_vectors(model, data.class_names, data.templates)
+    if effect == "direct":
+        label = "decompose" if progress else None
+        means = collect(model, held_out, progress=label).means()
+        clean, triggered = (collect(model, data, each, progress=label) for each in (None, trigger))
+        return [direct_ablation(clean, triggered, means, vectors, goal, *case) for case in CASES]
+    means = activation_means(model, held_out)
+    return [
+        total_ablation(model, data, trigger, means, vectors, goal, *case)
+        for case in tqdm(CASES, desc="total effect", disable=not progress, leave=False)
+    ]

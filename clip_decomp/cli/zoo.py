@@ -1,0 +1,73 @@
+"""``clip-decomp zoo``: the models that ship with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..results import Results
+from .run import Clock, Images, Json, Out, finish
+
+app = typer.Typer(help="Verified models that ship with the package.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="A name from 'zoo list'.")]
+
+
+@app.command("list")
+def list_models(as_json: Json = False) -> None:
+    """Names, what they are, and their expected numbers."""
+    from .. import zoo
+
+    metrics, rows = {}, []
+    for name in zoo.names():
+        expected = zoo.card(name)["expected"]
+        metrics.update({f"{name}: {key}": value for key, value in expected.items()})
+        main = [f"{key.split('/')[-1]} {value:.1%}" for key, value in expected.items() if key.startswith("world/")]
+        rows.append((name, ", ".join(main)))
+    finish(Results("zoo list", "world", 0, metrics=metrics), None, as_json, rows)
+
+
+@app.command()
+def build(name: Name, out: Out = None) -> None:
+    """Make a shipped model again by its recipe (an interrupted run resumes)."""
+    from .. import zoo
+
+    clock, folder = Clock(), out or Path("runs/zoo") / name
+    model = zoo.build(name, folder)
+    expected = model.card["expected"]
+    results = Results("zoo build", "world", 0, {"name": name}, {}, expected, clock())
+    rows = [("model", str(folder)), *((key, f"{value:.1%}") for key, value in expected.items())]
+    finish(results, folder, False, rows)
+
+
+@app.command()
+def verify(name: Name, images: Images = None, as_json: Json = False) -> None:
+    """Check a shipped model's hash and measure its numbers again; fails if one differs."""
+    from .. import zoo
+    from ..errors import ModelError
+
+    clock = Clock()
+    checks = zoo.verify(name, images)
+    metrics = {check.what: check.found for check in checks if isinstance(check.found, float)}
+    rows = [
+        (check.what, f"{'ok' if check.ok else 'DIFFERS'}: card {_show(check.expected)}, found {_show(check.found)}")
+        for check in checks
+    ]
+    finish(Results("zoo verify", "world", 0, {"name": name}, {}, metrics, clock()), None, as_json, rows)
+    wrong = [check.what for check in checks if not check.ok]
+    if wrong:
+        raise ModelError(f"{name} is not what its card says: {', '.join(wrong)}.")
+
+
+@app.command()
+def export(name: Name, out: Annotated[Path, typer.Option(help="Folder to write to.")]) -> None:
+    """Copy a shipped model: its folder, and a plain open_clip state dict with its configuration."""
+    from .. import zoo
+
+    finish(Results("zoo export", "world", 0), None, False, [("written", str(zoo.export(name, out)))])
+
+
+def _show(value: float | str) -> str:
+    return value[:12] if isinstance(value, str) else f"{value:.1%}"

@@ -1,0 +1,49 @@
+"""Data sets behind one interface: the embedded world, parquet files, image folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import DataError
+from .sets import DataSet, ImageSet
+
+__all__ = ["DataSet", "ImageSet", "open_data"]
+
+
+def open_data(spec: str, image_size: int, seed: int = 0, test: int | None = None) -> DataSet:
+    """Open a data set by its description.
+
+    Args:
+        spec: ``world`` or one of its sets (``world:outlines``), a folder of images with one sub-folder a class, a
+            parquet file, or a folder of ``SET-train.parquet`` and ``SET-val.parquet`` (``FOLDER:b`` for another set).
+        image_size: pictures are resized and cropped to this.
+        seed: of the world's pictures, or of the split where the data has none (20 % are held out).
+        test: at most this many test pictures.
+
+    Raises:
+        DataError: nothing is there, or it cannot be used.
+    """
+    from .files import open_folder, open_parquet, open_parquet_folder
+
+    if test is not None and test < 1:
+        raise DataError(f"Cannot evaluate on {test} images: ask for one or more.")
+    if spec.split(":")[0] == "world":
+        from .world.draw import IMAGE_SIZE
+        from .world.sets import world_set
+
+        if image_size != IMAGE_SIZE:
+            raise DataError(f"The world's pictures are {IMAGE_SIZE} pixels wide, but this model takes {image_size}.")
+        return world_set(spec, test=test or 2000, seed=seed)
+    path, _, part = spec.partition(":") if not Path(spec).exists() else (spec, "", "")
+    place = Path(path)
+    if not place.exists():
+        raise DataError(f"{path}: there is no such file or folder, and it is not one of the world's sets.")
+    if place.is_dir() and any(place.glob("*-val.parquet")):
+        data = open_parquet_folder(place, image_size, part or None)
+    else:
+        if part:
+            raise DataError(f"{path} has no sets, so none called {part!r}: that takes files named SET-val.parquet.")
+        whole = open_folder(place, image_size) if place.is_dir() else open_parquet(place, image_size)
+        held_out, rest = whole.split(0.2, seed)
+        data = DataSet(rest, held_out)
+    return DataSet(data.test.first(test), data.held_out, data.train)

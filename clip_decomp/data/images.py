@@ -1,0 +1,96 @@
+"""One way to open a picture: RGB, upright, 8 bit, square, whatever the file holds.
+
+EXIF rotation is applied, the first frame of an animation is taken, 16-bit and floating-point gray is scaled,
+transparency is laid over white, CMYK and palettes are converted. Anything that cannot be read is a
+:class:`~clip_decomp.errors.DataError` that names the picture.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..errors import DataError
+
+#: Pictures with more pixels than this are refused (a decompression bomb, or not what a CLIP wants).
+MAX_PIXELS = 100_000_000
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+
+
+def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
+    """Open a file or encoded bytes as an upright RGB image.
+
+    Args:
+        name: what to call the picture in errors; the path by default.
+
+    Raises:
+        DataError: the source is empty, truncated, too large or not an image.
+    """
+    label = name or (str(source) if not isinstance(source, bytes) else "image bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # broken metadata; the pixels decide
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise DataError(f"{label}: {image.width} x {image.height} is too large (over {MAX_PIXELS} pixels).")
+                image.seek(0)
+                image.load()
+                return to_rgb(image)
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{label}: {error}") from error
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error) as error:
+        raise DataError(f"{label}: not a readable image ({type(error).__name__}: {error}).") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as upright 8-bit RGB, as described in the module."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+        with np.errstate(invalid="ignore"):
+            values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
+        gray = (values / _white(image.mode, values) * 255).clip(0, 255).round()
+        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _white(mode: str, values: np.ndarray) -> float:
+    """The value of white: 16-bit files say it, wider ones are taken for the narrowest range that holds them."""
+    top = values.max(initial=0)
+    if mode.startswith("I;16") or top > 255:
+        return 65535.0
+    return 1.0 if mode == "F" and top <= 1 else 255.0
+
+
+def to_pixels(image: Image.Image, size: int) -> UInt8[Tensor, "3 row column"]:
+    """Resize the shorter side to ``size`` (bicubic) and crop the middle, as CLIP's preprocessing does."""
+    width, height = image.size
+    if (width, height) != (size, size):
+        short = min(width, height)
+        if max(width, height) > 8 * short:  # of a very long strip only the middle is resized: it could fill the memory
+            left, top = max(0, width // 2 - 4 * short), max(0, height // 2 - 4 * short)
+            image = image.crop((left, top, min(width, left + 8 * short), min(height, top + 8 * short)))
+        # Rounded as torchvision does.
+        image = image.resize(tuple(int(size * side / short) for side in image.size), Image.Resampling.BICUBIC)
+        left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+        image = image.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def to_pil(pixels: UInt8[Tensor, "3 row column"]) -> Image.Image:
+    """The inverse of :func:`to_pixels` for a picture of the right size."""
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())

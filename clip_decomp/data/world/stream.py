@@ -1,0 +1,50 @@
+"""The endless stream of captioned pictures that the world's CLIP is trained on.
+
+Example:
+    >>> batch = WorldPairs(seed=0).batch(step=0, size=4)
+    >>> batch.images.shape, len(batch.captions)
+    (torch.Size([4, 3, 64, 64]), 4)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..pairs import PairBatch, step_generator
+from .captions import write_captions
+from .draw import draw
+from .scenes import CLASSES, Style, sample_scenes
+
+
+@dataclass(frozen=True)
+class WorldPairs:
+    """All classes, captions about every factor, easy pictures first.
+
+    Attributes:
+        curriculum: steps over which the hardest difficulty rises from ``easiest`` to 1; 0 starts at 1.
+        rich_from: until this step captions are about the class alone more often (40 % instead of 25 %) and speak less
+            of texture and background; shapes are learned first.
+    """
+
+    seed: int = 0
+    curriculum: int = 0
+    easiest: float = 0.15
+    rich_from: int = 0
+
+    def batch(self, step: int, size: int) -> PairBatch:
+        """The ``step``-th batch."""
+        generator = step_generator(self.seed, step)
+        hardest = 1.0 if self.curriculum == 0 else min(1.0, self.easiest + step / self.curriculum)
+        difficulty = torch.rand(size, generator=generator).mul_(hardest)
+        scenes = sample_scenes(size, generator, torch.arange(len(CLASSES)), Style(), difficulty)
+        rich = step >= self.rich_from
+        captions, said = write_captions(scenes, generator, 0.25 if rich else 0.4, rich)
+        return PairBatch(draw(scenes), captions, scenes.factors, said)
+
+    def corpus(self) -> list[str]:
+        """Captions of 20,000 scenes."""
+        generator = step_generator(self.seed, 0)
+        scenes = sample_scenes(20_000, generator, torch.arange(len(CLASSES)))
+        return write_captions(scenes, generator, class_only=0.2, rich=False)[0]

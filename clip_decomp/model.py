@@ -1,0 +1,112 @@
+"""``HookedCLIP``: a CLIP with its image tower hooked, and the reading methods on it.
+
+Example:
+    >>> import clip_decomp
+    >>> model = clip_decomp.load("world/clean")
+    >>> model.encode_text(["a photo of a banana"]).shape
+    torch.Size([1, 128])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from .convention import Convention
+from .data.images import to_pixels, to_rgb
+from .decomposition import Decomposition, decompose
+from .errors import SettingError
+from .models.hooked_vit import HookedViT
+
+
+class HookedCLIP:
+    """A CLIP whose image tower is a :class:`~clip_decomp.models.hooked_vit.HookedViT`.
+
+    Attributes:
+        clip: the original open_clip model; its parameters are the only ones.
+        visual: the hooked image tower.
+        tokenizer: texts to token ids.
+        name: where it came from.
+        card: what is known of it: architecture, recipe, attack, expected numbers.
+        mean, std: the pixel normalization that it was trained with.
+    """
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        tokenizer: Callable[[list[str]], Tensor],
+        mean: Sequence[float],
+        std: Sequence[float],
+        name: str = "model",
+        card: dict[str, Any] | None = None,
+    ):
+        self.clip, self.tokenizer, self.name = clip, tokenizer, name
+        self.visual = HookedViT(clip.visual)
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.card = card or {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.visual.parameters()).device
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The learned inverse temperature, exponentiated."""
+        return self.clip.logit_scale.exp()
+
+    def to(self, device: torch.device | str) -> HookedCLIP:
+        """Move the weights; returns itself."""
+        self.clip.to(device)
+        return self
+
+    def normalize(self, pixels: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch 3 row column"]:
+        """Pixels in 0..1 to the towers' input."""
+        mean, std = (torch.tensor(each, device=pixels.device)[:, None, None] for each in (self.mean, self.std))
+        return (pixels - mean) / std
+
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 row column"]:
+        """A PIL image to the towers' input: resized, cropped, normalized."""
+        return self.normalize(to_pixels(to_rgb(image), self.visual.image_size).float() / 255)
+
+    def encode_image(
+        self, images: Float[Tensor, "batch 3 row column"], normalize: bool = False
+    ) -> Float[Tensor, "batch d_embed"]:
+        """Image representations.
+
+        Args:
+            images: normalized, as :meth:`preprocess` or :meth:`normalize` returns them.
+            normalize: divide by the norm.
+        """
+        features = self.visual(images.to(self.device))
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def encode_text(
+        self, texts: str | Sequence[str] | Tensor, normalize: bool = False
+    ) -> Float[Tensor, "text d_embed"]:
+        """Text representations of strings or token ids."""
+        if not isinstance(texts, Tensor):
+            texts = [texts] if isinstance(texts, str) else list(texts)
+            if not texts:
+                raise SettingError("There are no texts to encode.")
+            texts = self.tokenizer(texts)
+        return self.clip.encode_text(texts.to(self.device), normalize=normalize)
+
+    def decompose(
+        self,
+        images: Float[Tensor, "batch 3 row column"],
+        tokens: bool = False,
+        convention: str | Convention = "exact",
+    ) -> Decomposition:
+        """Exact direct contributions of heads, MLPs and embedding; see :mod:`clip_decomp.decomposition`."""
+        return decompose(self.visual, images.to(self.device), tokens, convention)
+
+    def __repr__(self) -> str:
+        tower = self.visual
+        return f"HookedCLIP({self.name!r}, {tower.n_layers} layers of {tower.n_heads} heads, d_embed={tower.d_embed})"

@@ -1,0 +1,24 @@
+"""Figures: functions that take results or plain arrays and return a Plotly figure. A plot never computes a result.
+
+Arrays may be tensors on the CPU; shares in 0..1 are drawn in percent. Names given by the user (of classes, files,
+models) are shown literally: Plotly reads ``<b>`` and links in text, so every one of them is escaped. Figures have no
+width of their own, legends lie below, and colors are those of Okabe and Ito (2008), which people with the common
+color-vision deficiencies can tell apart.
+
+A figure whose layout differs between phone and desk carries both in ``layout.meta``, as arguments of Plotly's
+``relayout`` named ``wide`` (as built) and ``narrow``; :mod:`clip_decomp.report` applies the one that fits.
+
+Example:
+    >>> import numpy as np
+    >>> figure = head_map(np.eye(8, 12), "Heads of a made-up model", "share", percent=True)
+    >>> figure.data[0].z.shape, figure.data[0].z.max()
+    ((8, 12), np.float64(100.0))
+"""
+
+from .ablations import head_map, sweeps
+from .distributions import detection, roc, similarity
+from .images import pictures
+from .look import COLORS
+from .rates import bars
+
+__all__ = ["COLORS", "bars", "detection", "head_map", "pictures", "roc", "similarity", "sweeps"]

@@ -1,0 +1,1 @@
+"""Contrastive training: tiny CLIPs from scratch, and poisoned or clean fine-tuning of any model."""

@@ -1,0 +1,68 @@
+"""The stream of pairs that belongs to a data set's description.
+
+Example:
+    >>> stream, names = pair_stream("world", image_size=64)
+    >>> names.index("banana")
+    0
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from ..data.files import open_folder, open_parquet, open_parquet_folder
+from ..data.pairs import PairStream
+from ..data.photographs import ClassWords, PhotographPairs, wordnet_words
+from ..data.world.scenes import CLASSES
+from ..data.world.stream import WorldPairs
+from ..errors import DataError
+
+
+def pair_stream(
+    spec: str, image_size: int, seed: int = 0, smallest_crop: float = 0.35
+) -> tuple[PairStream, tuple[str, ...]]:
+    """Training pairs and the names that the first column of their facts counts through.
+
+    Args:
+        spec: ``world``, a folder of ``SET-train.parquet`` (all sets are pooled, held-out pictures left out), a parquet
+            file, or a folder of images with one sub-folder a class.
+        smallest_crop: of photographs, as a share of the area.
+
+    Raises:
+        DataError: there is nothing to train on.
+    """
+    if spec.split(":")[0] == "world":
+        return WorldPairs(seed=seed), CLASSES
+    place = Path(spec)
+    if not place.exists():
+        raise DataError(f"{spec}: there is no such file or folder.")
+    if place.is_dir() and any(place.glob("*-train.parquet")):
+        images, labels, words = _pooled(place, image_size)
+    else:
+        data = open_folder(place, image_size) if place.is_dir() else open_parquet(place, image_size)
+        train = data.split(0.2)[1]
+        images, labels = train.load()
+        words = [ClassWords((name,), "") for name in data.class_names]
+    stream = PhotographPairs(images, labels, words, seed=seed, smallest_crop=smallest_crop)
+    return stream, tuple(each.names[0] for each in words)
+
+
+def _pooled(place: Path, image_size: int) -> tuple[torch.Tensor, torch.Tensor, list[ClassWords]]:
+    entries = json.loads((place / "classes.json").read_text()) if (place / "classes.json").exists() else []
+    images, labels, words = [], [], []
+    for file in sorted(place.glob("*-train.parquet")):
+        part = file.name.removesuffix("-train.parquet")
+        train = open_parquet_folder(place, image_size, part).train
+        if train is None:
+            continue
+        pixels, truth = train.load()
+        images.append(pixels)
+        labels.append(truth + len(words))
+        rich = {e["label"]: e for e in entries if isinstance(e, dict) and e.get("set") == part}
+        for label, name in enumerate(train.class_names):
+            entry = rich.get(label, {})
+            words.append(wordnet_words(entry.get("wnid", ""), name, entry.get("synonyms", ())))
+    return torch.cat(images), torch.cat(labels), words

@@ -1,0 +1,52 @@
+"""Zero-shot classification: class vectors from templates, logits, predictions.
+
+Example:
+    >>> import clip_decomp
+    >>> model = clip_decomp.load("world/clean")
+    >>> class_vectors(model, ["banana", "key"]).shape
+    torch.Size([2, 128])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .data.sets import PLAIN_TEMPLATE
+from .errors import SettingError
+
+
+class TextEncoder(Protocol):
+    """Anything that encodes strings."""
+
+    def encode_text(self, texts: list[str]) -> Float[Tensor, "text d_embed"]: ...
+
+
+@torch.no_grad()
+def class_vectors(
+    model: TextEncoder, class_names: Sequence[str], templates: Sequence[str] = (PLAIN_TEMPLATE,)
+) -> Float[Tensor, "cls d_embed"]:
+    """One unit vector a class: the mean of its templates' unit text features, normalized again (Radford et al. 2021).
+
+    Raises:
+        SettingError: no classes, no templates, or a template without exactly one ``{}``.
+    """
+    if not class_names or not templates:
+        raise SettingError("Zero-shot classification needs one class and one template or more.")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise SettingError(f"A template needs exactly one {{}} for the class name: {template!r} has not.")
+    texts = [template.replace("{}", name) for name in class_names for template in templates]
+    features = torch.cat([model.encode_text(texts[k : k + 512]) for k in range(0, len(texts), 512)])
+    each = F.normalize(features.float(), dim=-1).reshape(len(class_names), len(templates), -1)
+    return F.normalize(each.mean(1), dim=-1)
+
+
+def predict(features: Float[Tensor, "batch d_embed"], vectors: Float[Tensor, "cls d_embed"]) -> Int[Tensor, " batch"]:
+    """The class whose vector is nearest by cosine; the features' norm does not matter."""
+    return (features.float() @ vectors.T).argmax(-1)

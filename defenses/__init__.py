@@ -1,0 +1,23 @@
+"""Defenses on top of the core: repair of representations, detection of triggered inputs, and what follows.
+
+Estimators follow scikit-learn: settings in the constructor, data in ``fit``, learned state with a trailing underscore.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .decomp_det import DecompDet
+    from .decomp_rep import DecompRep
+
+_HOMES = {"DecompDet": ".decomp_det", "DecompRep": ".decomp_rep"}
+
+__all__ = ["DecompDet", "DecompRep"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
