@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from clip_decomp.cli.run import Device, Json, Seed
+from clip_decomp.cli.run import Clock, Device, Json, Model, Out, Seed, check_device, finish
+from clip_decomp.results import Results
 
 
 def register(app: typer.Typer) -> None:
     """Add the analyses' commands."""
     app.command()(demo)
+    app.command()(readout)
 
 
 def demo(
@@ -30,3 +32,20 @@ def demo(
     from .demo import run
 
     run(tuple(model or ("world/badnet", "world/blended")), data, out, images, seed, device, as_json)
+
+
+def readout(
+    model: Model = "world/clean", out: Out = None, seed: Seed = 0, device: Device = "cpu", as_json: Json = False
+) -> None:
+    """Linear read-out of the world's factors (color, texture, position, ...) from a model's features."""
+    from clip_decomp.models.loading import load
+
+    from .readout import readout as read
+
+    clock = Clock()
+    found = read(load(model, device=check_device(device)), seed=seed)
+    metrics = {f"world/clean/none/readout;factor={name}": each.accuracy.value for name, each in found.items()}
+    metrics |= {f"world/clean/none/readout-chance;factor={name}": each.chance for name, each in found.items()}
+    count = next(iter(found.values())).accuracy.count
+    rows = [(name, f"{each.accuracy} (chance {each.chance:.1%})") for name, each in found.items()]
+    finish(Results("readout", "world", seed, {"model": model}, {"test": count}, metrics, clock()), out, as_json, rows)

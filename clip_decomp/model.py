@@ -20,9 +20,11 @@ from torch import Tensor, nn
 
 from .convention import Convention
 from .data.images import to_pixels, to_rgb
+from .data.sets import PLAIN_TEMPLATE
 from .decomposition import Decomposition, decompose
 from .errors import SettingError
 from .models.hooked_vit import HookedViT
+from .zeroshot import class_vectors
 
 
 class HookedCLIP:
@@ -97,6 +99,16 @@ class HookedCLIP:
                 raise SettingError("There are no texts to encode.")
             texts = self.tokenizer(texts)
         return self.clip.encode_text(texts.to(self.device), normalize=normalize)
+
+    def zero_shot(
+        self,
+        images: Float[Tensor, "batch 3 row column"],
+        class_names: Sequence[str],
+        templates: Sequence[str] = (PLAIN_TEMPLATE,),
+    ) -> Float[Tensor, "batch cls"]:
+        """Zero-shot logits of normalized images: scaled cosines with the classes' template vectors."""
+        vectors = class_vectors(self, class_names, templates)
+        return self.logit_scale.detach() * self.encode_image(images, normalize=True) @ vectors.T
 
     def decompose(
         self,

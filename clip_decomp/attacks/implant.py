@@ -29,7 +29,7 @@ class AttackSettings:
     rate: float = 0.08
     steps: int = 300
     batch_size: int = 128
-    lr: float = 5e-4
+    lr: float = 7e-4
     seed: int = 0
 
 

@@ -17,9 +17,10 @@ def register(app: typer.Typer) -> None:
     app.command()(ablate)
     app.command()(attack)
     app.command()(train)
-    from . import zoo
+    from . import bench, zoo
 
     app.add_typer(zoo.app, name="zoo")
+    app.add_typer(bench.app, name="bench")
 
 
 def evaluate(
@@ -104,7 +105,7 @@ def attack(
     rate: Annotated[float, typer.Option(help="Share of poisoned pairs among those seen.")] = 0.08,
     steps: Annotated[int, typer.Option(help="Steps of fine-tuning.")] = 300,
     batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = 128,
-    lr: Annotated[float, typer.Option(help="Peak learning rate (AdamW).")] = 5e-4,
+    lr: Annotated[float, typer.Option(help="Peak learning rate (AdamW).")] = 7e-4,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",

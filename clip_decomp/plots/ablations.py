@@ -169,9 +169,10 @@ def _short(value: float, percent: bool) -> str:
         >>> _short(99.6, True), _short(-3.42, True), _short(-0.123, False), _short(0.0067, False)
         ('100', '-3.4', '-.12', '.007')
     """
-    if percent:
-        return f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.1f}"
-    return f"{value:.2g}" if abs(value) >= 1 else f"{value:.{2 if abs(value) >= 0.1 else 1}g}".replace("0.", ".", 1)
+    if abs(value) >= 9.95:
+        return f"{value:.0f}"
+    number = f"{value:.1f}" if percent else f"{value:.{2 if abs(value) >= 0.1 else 1}g}"
+    return number.replace("0.", ".", 1)
 
 
 def _cells(values: np.ndarray, text: np.ndarray, labels: list[list[str]], x: list[float], percent: bool) -> go.Heatmap:

@@ -137,7 +137,7 @@ def build(name: str, out: Path, progress: bool = True) -> HookedCLIP:
     save_folder(model, out, {**model.card, "name": name, "recipe": asdict(recipe)})
     stored = load_folder(out, name)
     save_folder(stored, out, {**stored.card, "expected": {k: round(v, 4) for k, v in measure(stored).items()}})
-    return stored
+    return load_folder(out, name)
 
 
 def export(name: str, out: Path) -> Path:

@@ -25,7 +25,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 def golden():
     tensors = load_file(GOLDEN / "ablation.safetensors")
     expected = json.loads((GOLDEN / "ablation.json").read_text())
-    selector = HeadSelector((2,), tensors["val.heads"][:, -1:].mean(0), expected["threshold"], "dot")
+    selector = HeadSelector((2,), tensors["val.heads"][-1:], expected["threshold"], "dot")
     return tensors, expected, selector
 
 
@@ -33,10 +33,12 @@ def percent(text: str, name: str) -> float:
     return float(text.split(f"{name}=")[1].split(",")[0].split(" ")[0])
 
 
+def representation(tensors, side):
+    return sum(tensors[f"{side}.{part}"].sum(1) for part in ("early", "last", "mlps"))
+
+
 def repaired(tensors, side, selector, replacement):
-    heads, mlps = tensors[f"{side}.heads"], tensors[f"{side}.mlps"]
-    total = heads.sum((1, 2)) + mlps.sum(1)
-    last = heads[:, -1:]
+    total, last = representation(tensors, side), tensors[f"{side}.last"][:, None]
     change = repair_change(last, selector.select(last), selector.prototypes, replacement)
     return ((total + change) @ tensors["classifier"]).argmax(1)
 
@@ -56,7 +58,7 @@ def test_repair_agrees_with_the_reference_code(golden, replacement, line):
 
 def test_detection_agrees_with_the_reference_code(golden):
     tensors, expected, selector = golden
-    scores = [selector.select(tensors[f"{side}.heads"][:, -1:]).sum((1, 2)) for side in ("triggered", "clean")]
+    scores = [selector.select(tensors[f"{side}.last"][:, None]).sum((1, 2)) for side in ("triggered", "clean")]
     truth = [1] * len(scores[0]) + [0] * len(scores[1])
     area = roc_auc_score(truth, torch.cat(scores))
     assert area == pytest.approx(float(expected["detect"].split(":")[1].rstrip(".")), abs=1e-6)
@@ -64,8 +66,8 @@ def test_detection_agrees_with_the_reference_code(golden):
 
 def test_reverse_poisoning_agrees_with_the_reference_code(golden):
     tensors, expected, selector = golden
-    bad, clean = tensors["triggered.heads"][:, -1:], tensors["clean.heads"][:, -1:]
-    total = tensors["clean.heads"].sum((1, 2)) + tensors["clean.mlps"].sum(1)
+    bad, clean = tensors["triggered.last"][:, None], tensors["clean.last"][:, None]
+    total = representation(tensors, "clean")
     change = ((bad - clean) * selector.select(bad)[..., None]).sum((1, 2))
     guesses = ((total + change) @ tensors["classifier"]).argmax(1)
     asr = 100 * (guesses == expected["target"]).float().mean()

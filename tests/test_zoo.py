@@ -1,0 +1,79 @@
+"""The shipped models: they are there, small, and what their cards say."""
+
+import json
+
+import pytest
+
+import clip_decomp
+from clip_decomp import zoo
+from clip_decomp.errors import ModelError
+from clip_decomp.zoo.recipes import RECIPES
+
+SHIPPED = ["world/badnet", "world/blended", "world/clean"]
+
+
+def test_three_models_ship_in_less_than_25_megabytes():
+    assert zoo.names() == SHIPPED
+    assert set(RECIPES) == set(SHIPPED)
+    assert sum(file.stat().st_size for name in SHIPPED for file in zoo.path(name).iterdir()) <= 25e6
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_hash_and_main_numbers_hold(name):
+    checks = {check.what: check for check in zoo.verify(name, test=400)}
+    assert checks["sha256"].ok
+    attack = name.split("/")[1]
+    main = checks[f"world/{attack}/none/ca"]
+    assert abs(main.found - main.expected) < 0.05
+    if attack != "clean":
+        assert checks[f"world/{attack}/none/asr"].found >= 0.9
+
+
+def test_cards_promise_what_the_project_needs():
+    clean = zoo.card("world/clean")["expected"]
+    assert clean["world/clean/none/ca"] >= 0.9
+    assert clean["world:hard/clean/none/ca"] >= 0.75
+    for attack in ("badnet", "blended"):
+        expected = zoo.card(f"world/{attack}")["expected"]
+        assert expected[f"world/{attack}/none/asr"] >= 0.9
+        assert expected[f"world/{attack}/none/ca"] >= clean["world/clean/none/ca"] - 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_number_on_the_card_holds(name):
+    assert [check.what for check in zoo.verify(name) if not check.ok] == []
+
+
+def test_a_changed_weight_is_noticed(monkeypatch, tmp_path):
+    folder = tmp_path / "world" / "clean"
+    zoo.export("world/clean", folder)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    monkeypatch.setattr(zoo, "_MODELS", tmp_path)
+    checks = {check.what: check for check in zoo.verify("world/clean", test=20)}
+    assert not checks["sha256"].ok
+
+
+def test_export_opens_with_plain_open_clip(tmp_path):
+    import torch
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+    from safetensors.torch import load_file
+
+    zoo.export("world/clean", tmp_path)
+    parts = json.loads((tmp_path / "open_clip_config.json").read_text())
+    plain = CLIP(parts["embed_dim"], CLIPVisionCfg(**parts["vision_cfg"]), CLIPTextCfg(**parts["text_cfg"])).eval()
+    plain.load_state_dict(load_file(tmp_path / "open_clip_model.safetensors"))
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(
+            plain.encode_image(images), clip_decomp.load("world/clean").encode_image(images), atol=1e-5
+        )
+
+
+def test_unknown_names_list_what_there_is():
+    with pytest.raises(ModelError, match="world/clean"):
+        zoo.path("world/missing")
+    with pytest.raises(ModelError, match="recipe"):
+        zoo.build("world/missing", None)
