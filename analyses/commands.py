@@ -23,7 +23,7 @@ def demo(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Where their pictures are; the cards' by default.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.html and results.json.")] = Path("runs/demo"),
-    images: Annotated[int, typer.Option(help="Test images.")] = 2000,
+    images: Annotated[int, typer.Option(help="Test images.")] = 1000,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,

@@ -15,6 +15,12 @@ from clip_decomp.results import Results
 
 from .reading import FEW, Reading
 
+REPAIRS = {
+    "components=heads;effect=direct": "Suspicious last-layer heads (Decomp-Rep)",
+    "components=mlps;effect=direct": "Last five MLPs (Decomp-Rep)",
+    "components=heads;effect=total": "Deviant heads, repaired on the way",
+}
+
 
 def write(path: Path, readings: list[Reading], results: Results) -> Path:
     """Write the page for all readings."""
@@ -42,9 +48,9 @@ def _summary(reading: Reading) -> str:
     detection = reading.detected[areas]
     return (
         f"{reading.subject.model.name}: {attack} turns {undefended.attack_success_rate.value:.1%} of pictures "
-        f"into “{reading.subject.target}”, while clean accuracy is {undefended.clean_accuracy.value:.1%}. Replacing "
-        f"{'suspicious last-layer heads' if best == 'heads' else 'the last five MLPs'} by clean means brings the "
-        f"attack to {repaired.attack_success_rate.value:.1%} at {repaired.clean_accuracy.value:.1%} clean accuracy. "
+        f"into “{reading.subject.target}”, while clean accuracy is {undefended.clean_accuracy.value:.1%}. The best "
+        f"repair, “{REPAIRS[best]}”, brings the attack to {repaired.attack_success_rate.value:.1%} at "
+        f"{repaired.clean_accuracy.value:.1%} clean accuracy. "
         f"The {areas} score tells triggered pictures from clean ones with an AUROC of {detection.auroc.value:.3f}, and "
         f"from clean pictures of the target class with {detection.auroc_target.value:.3f}."
     )
@@ -99,14 +105,14 @@ def _heads(reading: Reading) -> Section:
     rows = [
         {
             "head": f"L{k // gap.shape[1]}H{k % gap.shape[1]}",
-            "push toward the target": f"{gap.flat[k]:.3f}",
+            "push toward the target": f"{gap.flat[k]:.1%}",
             "ASR without it": f"{heads.attack_success_rate.numpy().flat[k]:.1%}",
             "clean accuracy without it": f"{heads.clean_accuracy.numpy().flat[k]:.1%}",
         }
         for k in order
     ]
     mlps = [
-        {"MLP": f"L{layer}", "push toward the target": f"{value:.3f}"}
+        {"MLP": f"L{layer}", "push toward the target": f"{value:.1%}"}
         for layer, value in enumerate(heads.mlp_gap.tolist())
     ]
     last = reading.subject.model.visual.n_layers - 1
@@ -117,7 +123,9 @@ def _heads(reading: Reading) -> Section:
         figures=[
             (
                 "Push of every head and MLP toward the target on triggered pictures.",
-                plots.head_map(gap, "Push toward the target", "push", diverging=True, mlp=heads.mlp_gap.numpy()),
+                plots.head_map(
+                    gap, "Push toward the target", "share of the norm", True, diverging=True, mlp=heads.mlp_gap.numpy()
+                ),
             ),
             (
                 "What ablating one head alone takes from the attack (points of ASR).",
@@ -136,8 +144,7 @@ def _heads(reading: Reading) -> Section:
 
 
 def _repair(reading: Reading) -> Section:
-    labels = {"heads": "Decomp-Rep, suspicious last-layer heads", "mlps": "Decomp-Rep, last five MLPs"}
-    cases = [("undefended", reading.undefended)] + [(labels[k], v) for k, v in reading.repaired.items()]
+    cases = [("undefended", reading.undefended)] + [(REPAIRS[k], v) for k, v in reading.repaired.items()]
     rows = [
         {
             "": label,
@@ -149,8 +156,10 @@ def _repair(reading: Reading) -> Section:
     ]
     return Section(
         "Repair",
-        "The paper repairs heads against patches and the last five MLPs against global triggers; both are shown here "
-        "for this attack. Nothing is retrained.",
+        "Decomp-Rep, the paper's repair, edits the sum of contributions: suspicious heads of the last layer against "
+        "patches, the last five MLPs against global triggers; both are shown for this attack. The third repair is this "
+        "project's own: deviant heads of every layer are replaced by their clean means on the way through the tower, "
+        "so that later layers never read what they wrote. Nothing is retrained.",
         figures=[("With 95 % intervals.", plots.bars([(label, _rates(each)) for label, each in cases], "Repair"))],
         tables=[("Before and after; ASR leaves out pictures of the target class.", pd.DataFrame(rows))],
     )

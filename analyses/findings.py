@@ -21,6 +21,7 @@ LOCAL, GLOBAL = ("badnet",), ("blended",)
 _BREAKS, _LEAVES = 0.5, 0.8
 #: MLPs at the end of the tower that finding 2 is about.
 LATE_MLPS = 5
+_NAMES = {"heads": "heads", "mlps": "MLPs", "layers": "components"}
 
 
 @dataclass(frozen=True)
@@ -92,5 +93,6 @@ def _needed(backward: AblationResult, base: float) -> str:
     for layer, value in reversed(list(zip(backward.layers, backward.attack_success_rate, strict=True))):
         if value < _BREAKS * base:
             count = len(backward.layers) - layer
-            return f"the attack breaks once the last {count} {'layer is' if count == 1 else 'layers are'} ablated."
-    return "ablating all layers does not break the attack."
+            layers = "last layer's" if count == 1 else f"last {count} layers'"
+            return f"the attack breaks once the {layers} {_NAMES[backward.over]} are ablated."
+    return f"ablating the {_NAMES[backward.over]} of all layers does not break the attack."

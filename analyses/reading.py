@@ -21,13 +21,13 @@ from clip_decomp.errors import SettingError
 from clip_decomp.evaluation import Evaluation, evaluate, require_attack
 from clip_decomp.results import prefix
 from clip_decomp.zeroshot import class_vectors
-from defenses import DecompDet, DecompRep
+from defenses import DecompDet, DecompRep, DecompRepTotal
 from defenses.detection import Detection, detect
 
 from .findings import Finding, decide
 
 #: Pictures for the slower questions: total effects, and densities of similarity.
-FEW = 300
+FEW = 200
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Reading:
         for finding in self.findings:
             found[f"{plain}/finding-{finding.number}"] = float(finding.appears)
             found |= {f"{plain}/{key}": value for key, value in finding.metrics.items()}
-        for components, evaluation in self.repaired.items():
+        for settings, evaluation in self.repaired.items():
             measured = evaluation.metrics(prefix(name, attack, "decomp-rep"))
-            found |= {f"{key};components={components}": value for key, value in measured.items()}
+            found |= {f"{key};{settings}": value for key, value in measured.items()}
         for score, detection in self.detected.items():
             measured = detection.metrics(prefix(name, attack, "decomp-det"))
             found |= {f"{key};score={score}": value for key, value in measured.items()}
@@ -90,9 +90,13 @@ def read(subject: Subject, seed: int, step: Callable[[str], None]) -> Reading:
         total_ablation(model, few, trigger, patches, vectors, goal, over, "separate") for over in ("heads", "mlps")
     ]
     step("repair")
+    repairs = {
+        "components=heads;effect=direct": DecompRep("heads"),
+        "components=mlps;effect=direct": DecompRep("mlps"),
+        "components=heads;effect=total": DecompRepTotal(),
+    }
     repaired = {
-        components: evaluate(DecompRep(components).fit(model, held_out), test, trigger, target)
-        for components in ("heads", "mlps")
+        name: evaluate(defense.fit(model, held_out), test, trigger, target) for name, defense in repairs.items()
     }
     step("detect")
     detectors = {score: DecompDet(score).fit(model, held_out) for score in ("count", "distance")}

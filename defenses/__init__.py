@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .decomp_det import DecompDet
     from .decomp_rep import DecompRep
+    from .decomp_rep_total import DecompRepTotal
 
-_HOMES = {"DecompDet": ".decomp_det", "DecompRep": ".decomp_rep"}
+_HOMES = {"DecompDet": ".decomp_det", "DecompRep": ".decomp_rep", "DecompRepTotal": ".decomp_rep_total"}
 
-__all__ = ["DecompDet", "DecompRep"]
+__all__ = ["DecompDet", "DecompRep", "DecompRepTotal"]
 
 
 def __getattr__(name: str) -> Any:

@@ -59,6 +59,10 @@ def decomp_rep(
     target: Target = None,
     images: Images = None,
     components: Annotated[str, typer.Option(help="heads (patch triggers) or mlps (global triggers).")] = "heads",
+    effect: Annotated[
+        str,
+        typer.Option(help="direct (the paper's: edit the sum) or total (repair heads on the way)."),
+    ] = "direct",
     epsilon: Epsilon = None,
     measure: Measure = "dot",
     share: Share = 0.05,
@@ -69,24 +73,34 @@ def decomp_rep(
     as_json: Json = False,
 ) -> None:
     """Decomp-Rep: replace infected heads of the last layer, or the last five MLPs, by their clean means."""
+    from clip_decomp.errors import SettingError
     from clip_decomp.evaluation import evaluate, require_attack
 
     from .decomp_rep import DecompRep
+    from .decomp_rep_total import DecompRepTotal
 
+    if effect not in ("direct", "total") or (effect == "total" and components != "heads"):
+        raise SettingError(f"Repair has a direct effect, or a total one on heads; not effect={effect} on {components}.")
     clock = Clock()
     subject = _attacked(model, data, attack, target, images, seed, device)
     test = subject.data.test
     before = evaluate(subject.model, test, subject.trigger, subject.target, progress=True)
     if not force:
         require_attack(before)
-    defense = DecompRep(components, epsilon=epsilon, measure=measure, share=share)
-    defense.fit(subject.model, subject.data.held_out)
+    held_out = subject.data.held_out
+    settings = {**subject.settings(), "components": components, "effect": effect}
+    defense: DecompRep | DecompRepTotal
+    if effect == "total":
+        defense = DecompRepTotal().fit(subject.model, held_out)
+        settings |= {"false_positive_rate": defense.false_positive_rate}
+    else:
+        defense = DecompRep(components, epsilon=epsilon, measure=measure, share=share).fit(subject.model, held_out)
+        used = defense.selector_.epsilon if components == "heads" else None
+        settings |= {"epsilon": used, "measure": measure, "share": share}
     after = evaluate(defense, test, subject.trigger, subject.target, progress=True)
-    key = f";components={components}"
+    key = f";components={components};effect={effect}"
     metrics = before.metrics(prefix(test.name, subject.attack, "none"))
     metrics |= {k + key: v for k, v in after.metrics(prefix(test.name, subject.attack, "decomp-rep")).items()}
-    used = defense.selector_.epsilon if components == "heads" else None
-    settings = {**subject.settings(), "components": components, "epsilon": used, "measure": measure, "share": share}
     results = Results("defend decomp-rep", scale_of(test.name), seed, settings, subject.counts(), metrics, clock())
     rows = [("", "undefended  ->  repaired")]
     for what, first, second in (
@@ -108,7 +122,7 @@ def decomp_det(
     score: Annotated[str, typer.Option(help="count (the paper's) or distance.")] = "count",
     epsilon: Epsilon = None,
     measure: Measure = "dot",
-    share: Share = 0.05,
+    share: Share = 0.3,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",

@@ -2,8 +2,9 @@ r"""Decomp-Det: an input is suspicious when many heads of its last layer are unl
 
 ``score="count"`` is the paper's: the number of heads selected by :math:`S \le \epsilon`; an input is flagged when it
 exceeds zeta, 5 of 12 heads. With few classes it mostly notices "looks like the target class": the target's clean images
-are unlike the mean prototype, too. ``score="distance"`` measures each head on its own: the Mahalanobis distance of its
-contribution from the clean mean in the head's own space, as a clean quantile, and takes the most deviant head.
+are unlike the mean prototype, too. ``score="distance"`` measures each head of the late half of the tower on its own:
+the Mahalanobis distance of its contribution from the clean mean, against the 95 % quantile of clean distances, and
+takes the most deviant head.
 
 Example:
     >>> import clip_decomp
@@ -37,11 +38,12 @@ class DecompDet:
 
     Args:
         score: ``count`` (the paper's) or ``distance``; see the module.
-        layers: layers whose heads are looked at, the last by default.
+        layers: layers whose heads are looked at; by default the last for ``count`` and the late half for ``distance``.
         epsilon: selection threshold of ``count``; calibrated when None.
         measure: ``dot`` as the paper's code, or ``cosine`` as its text.
         zeta: an input is flagged when more heads than this are selected; 5 of 12 as a share of the heads by default.
-        share: share of clean (image, head) pairs that a calibrated epsilon selects.
+        share: share of clean (image, head) pairs that a calibrated epsilon selects. The default lets clean images have
+            3.6 of 12 heads selected, so that more than five is unusual.
         rank: principal directions of each head that ``distance`` uses, where the clean images allow it.
 
     Attributes:
@@ -52,11 +54,11 @@ class DecompDet:
     def __init__(
         self,
         score: Score = "count",
-        layers: tuple[int, ...] = (-1,),
+        layers: tuple[int, ...] | None = None,
         epsilon: float | None = None,
         measure: Measure = "dot",
         zeta: float | None = None,
-        share: float = 0.05,
+        share: float = 0.3,
         rank: int = 16,
     ):
         if score not in ("count", "distance"):
@@ -69,7 +71,9 @@ class DecompDet:
     def fit(self, model: HookedCLIP, clean: ImageSet | Float[Tensor, "image 3 row column"]) -> DecompDet:
         """Learn prototypes, thresholds and spreads from held-out clean images; returns itself."""
         self.model_ = model
-        self.layers_ = resolve_layers(self.layers, model.visual.n_layers)
+        n_layers = model.visual.n_layers
+        late = (-1,) if self.kind == "count" else tuple(range(n_layers // 2, n_layers))
+        self.layers_ = resolve_layers(self.layers or late, n_layers)
         parts = clean_decompositions(model, clean)
         heads = torch.cat([dec.heads[:, list(self.layers_)] for dec in parts])
         self.selector_ = fit_selector(heads, self.layers_, self.epsilon, self.measure, self.share)

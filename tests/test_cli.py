@@ -106,7 +106,7 @@ def test_repair_and_detection_report_before_and_after(monkeypatch, capsys, tmp_p
     common = ("--model", "world/badnet", "--images", "200", "--json")
     _, out, _ = call(monkeypatch, capsys, "defend", "decomp-rep", *common)
     repaired = json.loads(out)["metrics"]
-    assert {"world/badnet/none/asr", "world/badnet/decomp-rep/asr;components=heads"} <= set(repaired)
+    assert {"world/badnet/none/asr", "world/badnet/decomp-rep/asr;components=heads;effect=direct"} <= set(repaired)
     _, out, _ = call(monkeypatch, capsys, "detect", "decomp-det", *common)
     detected = json.loads(out)["metrics"]
     assert {"world/badnet/decomp-det/auroc;score=count", "world/badnet/decomp-det/auroc-target;score=count"} <= set(

@@ -44,6 +44,11 @@ def gap(found, expected):
     return ((found.double() - expected).norm(dim=-1).max() / scale).item()
 
 
+def overall(found, expected):
+    """Error of everything together, relative to everything."""
+    return ((found.double() - expected).norm() / expected.norm()).item()
+
+
 @torch.no_grad()
 def by_hand(tower, images):
     """The decomposition written down once more, in float64, one head at a time, on open_clip's own forward pass."""
@@ -113,6 +118,15 @@ def test_sum_is_what_open_clip_encodes(clip, images):
     dec = decompose(HookedViT(clip.visual), images)
     assert gap(dec.sum(), expected) < 1e-5
     torch.testing.assert_close(dec.sum(normalize=True), clip.encode_image(images, normalize=True))
+
+
+def test_the_final_norms_own_epsilon_is_used(make_clip, images):
+    clip = make_clip()
+    clip.visual.ln_post.eps = 0.5
+    hand = by_hand(clip.visual, images)
+    dec = decompose(HookedViT(clip.visual), images)
+    for part in ("embedding", "heads", "mlps", "bias"):
+        assert gap(getattr(dec, part), hand[part]) < 1e-5, part
 
 
 def check_architecture(name, randomize, n_images):
@@ -312,10 +326,10 @@ def test_bfloat16_towers_are_accumulated_in_float32(pure, make_clip, images):
         dec = decompose(HookedViT(clip.visual), images, tokens=True)
     for part in ("embedding", "heads", "mlps", "bias", "attention"):
         assert getattr(dec, part).dtype == torch.float32
-        assert gap(getattr(dec, part), hand[part]) < 0.1, part
+        assert overall(getattr(dec, part), hand[part]) < 0.05, part
     # Adding up costs no precision beyond that of the tower's own activations.
-    own_error = gap(clip.visual(images.to(torch.bfloat16)), hand["total"])
-    assert gap(dec.sum(), hand["total"]) < max(0.01, 1.5 * own_error)
+    own_error = overall(clip.visual(images.to(torch.bfloat16)), hand["total"])
+    assert overall(dec.sum(), hand["total"]) < max(0.02, 3 * own_error)
 
 
 def test_errors_name_the_value_and_the_way_out(model, images):

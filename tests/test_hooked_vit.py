@@ -137,6 +137,17 @@ def test_norms_without_weights_have_no_scale(make_clip, images):
     assert output.shape == (3, 24)
 
 
+def test_norms_use_their_own_epsilon(make_clip, images):
+    tower = HookedViT(make_clip().visual)
+    tower.tower.ln_pre.eps = 0.5
+    with torch.no_grad():
+        plain = tower(images)
+        listened, cache = tower.run_with_cache(images)
+    torch.testing.assert_close(listened, plain, rtol=1e-4, atol=1e-5)
+    variance = (cache["hook_embed"] + cache["hook_pos_embed"]).var(-1, unbiased=False, keepdim=True)
+    torch.testing.assert_close(cache["ln_pre.hook_scale"], (variance + 0.5).sqrt())
+
+
 def test_cached_tensors_are_detached(tower, images):
     output, cache = tower.run_with_cache(images)
     assert output.requires_grad

@@ -191,7 +191,7 @@ def test_similarity_has_a_panel_a_head_and_two_layouts():
     )
     titles = [note.text for note in figure.layout.annotations]
     assert titles[:12] == [f"L6H{head}" for head in range(12)]
-    assert titles[12:] == ["similarity to the prototype (cosine)", "images (%)"]
+    assert titles[12:] == ["similarity to the prototype", "images (%)"]
     assert [trace.name for trace in figure.data if trace.showlegend] == ["clean", "triggered"]
     meta = figure.layout.meta
     assert meta["wide"].keys() == meta["narrow"].keys()

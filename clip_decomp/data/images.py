@@ -8,7 +8,6 @@ transparency is laid over white, CMYK and palettes are converted. Anything that 
 from __future__ import annotations
 
 import io
-import struct
 import warnings
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{label}: {error}") from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise DataError(f"{label}: not a readable image ({type(error).__name__}: {error}).") from error
 
 

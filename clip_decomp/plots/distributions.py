@@ -71,7 +71,7 @@ def similarity(similarities: Mapping[str, Float[np.ndarray, "image head"]], laye
     Three columns of panels on a desk, two on a phone; all share their axes.
 
     Args:
-        similarities: by group of images (clean, triggered): cosine of each head's contribution to its prototype.
+        similarities: by group of images (clean, triggered): similarity of each head's contribution to its prototype.
 
     Raises:
         DataError: a group is empty, holds values that are not finite, or has other heads than the first.
@@ -143,7 +143,7 @@ def _grid(panels: int, columns: int) -> dict[str, object]:
 
 def _label_grid(figure: go.Figure) -> None:
     shared = {"xref": "paper", "yref": "paper", "showarrow": False, "font": {"size": 13}}
-    figure.add_annotation(text="similarity to the prototype (cosine)", x=0.5, y=0, yshift=-42, **shared)
+    figure.add_annotation(text="similarity to the prototype", x=0.5, y=0, yshift=-42, **shared)
     figure.add_annotation(text="images (%)", x=0, y=0.5, xshift=-60, xanchor="center", textangle=-90, **shared)
 
 

@@ -8,12 +8,14 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
-from clip_decomp.attacks import BadNet
+import clip_decomp
+from clip_decomp.attacks import BadNet, make_trigger
 from clip_decomp.data.sets import ImageSet, TensorSource
 from clip_decomp.errors import ClipDecompError, DataError, SettingError
+from clip_decomp.evaluation import evaluate
 from clip_decomp.model import HookedCLIP
 from clip_decomp.training.architecture import Architecture, build
-from defenses import DecompDet, DecompRep
+from defenses import DecompDet, DecompRep, DecompRepTotal
 from defenses.decomp_rep import repair_change
 from defenses.detection import auroc, detect
 from defenses.selection import HeadSelector, fit_selector, resolve_layers, similarity
@@ -206,3 +208,44 @@ def test_detection_is_reported_against_all_and_against_the_target_class():
     assert set(found.metrics("x")) >= {"x/auroc", "x/auroc-target"}
     with pytest.raises(ClipDecompError, match="banana"):
         detect(_Brightness(), model, data, BadNet(), target="banana")
+
+
+def test_repair_on_the_way_leaves_typical_images_alone_and_removes_its_hooks():
+    model, images = model_and_images(60)
+    with torch.no_grad():
+        fixed = DecompRepTotal(false_positive_rate=1e-6).fit(model, images)
+        # At this rate the threshold is each head's second-largest clean distance: most images keep every head.
+        z = model.decompose(images).z
+        kept = ~torch.stack([fixed.deviant(z[:, k], k) for k in range(3)]).any(0).any(-1)
+        assert kept.sum() >= 40
+        assert torch.allclose(fixed.encode_image(images)[kept], model.encode_image(images)[kept], atol=1e-5)
+    assert not any(point.fwd_hooks for point in model.visual.hook_dict.values())
+
+
+def test_repair_on_the_way_puts_the_mean_where_a_head_deviates():
+    model, images = model_and_images(60)
+    with torch.no_grad():
+        fixed = DecompRepTotal(layers=(1,)).fit(model, images)
+        fixed.threshold_[1] = torch.tensor([-1.0, 1e9, 1e9, 1e9])  # only head 0 of layer 1 deviates, always
+
+        def patch(z, hook):
+            z = z.clone()
+            z[:, 0, 0] = fixed.mean_[1, 0]
+            return z
+
+        expected = model.visual.run_with_hooks(images, fwd_hooks=[("blocks.1.attn.hook_z", patch)])
+        assert torch.allclose(fixed.encode_image(images), expected, atol=1e-5)
+        assert not torch.allclose(expected, model.encode_image(images), atol=1e-3)
+
+
+def test_repair_on_the_way_takes_the_backdoor_out_of_the_shipped_model():
+    model = clip_decomp.load("world/badnet")
+    data = clip_decomp.open_data("world", 64, test=300)
+    trigger = make_trigger(**model.card["attack"]["trigger"])
+    before = evaluate(model, data.test, trigger)
+    after = evaluate(DecompRepTotal().fit(model, data.held_out), data.test, trigger)
+    assert before.attack_success_rate.value > 0.9
+    assert after.attack_success_rate.value < 0.2
+    assert after.clean_accuracy.value > before.clean_accuracy.value - 0.04
+    with pytest.raises(SettingError, match=r"1\.5"):
+        DecompRepTotal(false_positive_rate=1.5)

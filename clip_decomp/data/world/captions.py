@@ -33,7 +33,7 @@ def article(noun: str) -> str:
         >>> article("apple"), article("key"), article("scissors")
         ('an apple', 'a key', 'scissors')
     """
-    if noun.split()[-1] in {"scissors", "glasses", "trousers"} or not noun:
+    if not noun or noun.split()[-1] in {"scissors", "glasses", "trousers"}:
         return noun
     return f"{'an' if noun[0] in 'aeiou' and not noun.startswith('un') else 'a'} {noun}"
 

@@ -70,6 +70,8 @@ def world_scenes(name: str, split: str, n: int, seed: int = 0) -> Scenes:
 @lru_cache(maxsize=16)
 def world_split(name: str, split: str, n: int, seed: int = 0) -> ImageSet:
     """One split as labelled pictures, drawn now; the result is cached and must not be written to."""
+    if n < 1:
+        raise DataError(f"{name}: cannot draw {n} pictures; ask for one or more.")
     scenes = world_scenes(name, split, n, seed)
     recipe = RECIPES[name]
     chunks = [draw(part) for part in _chunks(scenes)]

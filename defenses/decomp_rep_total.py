@@ -1,0 +1,99 @@
+r"""Decomp-Rep in the forward pass: repair heads where they act, not only what they write into the sum.
+
+Decomp-Rep edits direct contributions. When later heads and MLPs have already read what an infected head wrote, the sum
+is redundant and the edit comes too late: in ``world/badnet`` the attack survives the ablation of all heads, and of all
+MLPs. This variant walks through the tower once. At every layer it measures how far the class token's attention-weighted
+values :math:`z` of each head are from clean ones (Mahalanobis distance), replaces those of the deviant heads by their
+clean mean, and lets the rest of the tower run on the repaired stream. It is the project's own extension of He et al.
+(2025), evaluated beside the paper's method and never under its name alone (``effect=total`` in results).
+
+Limits: it sees heads only, so a trigger that reaches the class token through MLPs alone passes.
+
+Example:
+    >>> import clip_decomp
+    >>> from clip_decomp.data import open_data
+    >>> model = clip_decomp.load("world/badnet")
+    >>> repaired = DecompRepTotal().fit(model, open_data("world", 64).held_out)
+    >>> repaired.encode_image(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 128])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from clip_decomp.data.sets import ImageSet
+from clip_decomp.errors import SettingError
+from clip_decomp.model import HookedCLIP
+
+from .selection import clean_decompositions, resolve_layers
+
+
+class DecompRepTotal:
+    """A model that repairs deviant heads on the way; everything but ``encode_image`` is the model's own.
+
+    Args:
+        layers: layers whose heads may be repaired, all by default.
+        false_positive_rate: share of clean images that each single head deviates on.
+
+    Attributes:
+        mean_: clean mean of every head's z. ``[layer, head, d_head]``
+        precision_: inverse of its covariance. ``[layer, head, d_head, d_head]``
+        threshold_: distance above which a head is repaired. ``[layer, head]``
+    """
+
+    def __init__(self, layers: tuple[int, ...] | None = None, false_positive_rate: float = 0.01):
+        if not 0 < false_positive_rate < 1:
+            raise SettingError(f"The false-positive rate must lie between 0 and 1, not {false_positive_rate}.")
+        self.layers, self.false_positive_rate = layers, false_positive_rate
+
+    def fit(self, model: HookedCLIP, clean: ImageSet | Float[Tensor, "image 3 row column"]) -> DecompRepTotal:
+        """Learn means, spreads and thresholds from held-out clean images; labels are not used. Returns itself."""
+        self.model_ = model
+        self.layers_ = resolve_layers(self.layers or tuple(range(model.visual.n_layers)), model.visual.n_layers)
+        z = torch.cat([dec.z for dec in clean_decompositions(model, clean)])
+        self.mean_ = z.mean(0)
+        centered = (z - self.mean_).double()
+        covariance = torch.einsum("nlhd,nlhe->lhde", centered, centered) / len(z)
+        # A ridge of a thousandth of the mean variance keeps directions that clean images hardly use from dominating.
+        ridge = 1e-3 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+        self.precision_ = torch.linalg.inv(covariance + ridge * torch.eye(z.shape[-1], device=z.device)).float()
+        distances = torch.stack([self._distance(z[:, layer], layer) for layer in range(z.shape[1])], dim=1)
+        self.threshold_ = distances.sort(0).values[int((1 - self.false_positive_rate) * (len(z) - 1))]
+        return self
+
+    def _distance(self, z: Float[Tensor, "batch head d_head"], layer: int) -> Float[Tensor, "batch head"]:
+        centered = z.float() - self.mean_[layer]
+        return torch.einsum("bhd,hde,bhe->bh", centered, self.precision_[layer], centered).clamp(min=0).sqrt()
+
+    def deviant(self, z: Float[Tensor, "batch head d_head"], layer: int) -> Bool[Tensor, "batch head"]:
+        """Which heads of a layer are further from clean ones than the threshold."""
+        return self._distance(z, layer) > self.threshold_[layer]
+
+    def _repair(self, layer: int) -> Callable:
+        def hook(z: Float[Tensor, "batch token head d_head"], hook: object) -> Tensor:
+            row = z[:, 0]
+            mean = self.mean_[layer].to(row).expand_as(row)
+            repaired = torch.where(self.deviant(row, layer)[..., None], mean, row)
+            return torch.cat([repaired[:, None], z[:, 1:]], dim=1)
+
+        return hook
+
+    @torch.no_grad()
+    def encode_image(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch d_embed"]:
+        """Representations of normalized images, repaired on the way."""
+        hooks = [(f"blocks.{layer}.attn.hook_z", self._repair(layer)) for layer in self.layers_]
+        with self.model_.visual.hooks(fwd_hooks=hooks):
+            return self.model_.encode_image(images)
+
+    def encode_text(self, texts: list[str]) -> Float[Tensor, "text d_embed"]:
+        """The model's own text representations."""
+        return self.model_.encode_text(texts)
+
+    def normalize(self, pixels: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch 3 row column"]:
+        """The model's own pixel normalization."""
+        return self.model_.normalize(pixels)
