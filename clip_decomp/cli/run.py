@@ -59,7 +59,8 @@ class Subject:
     def counts(self) -> dict[str, Any]:
         """For ``results.json``: images, classes, and what could not be read."""
         test = self.data.test
-        skipped = [*test.skipped, *self.data.held_out.skipped]
+        # Parts of one data set share their list.
+        skipped = list(dict.fromkeys([*test.skipped, *self.data.held_out.skipped]))
         return {
             "test": len(test),
             "held_out": len(self.data.held_out),
