@@ -368,3 +368,10 @@ def test_too_few_pictures_to_hold_some_out_are_refused(tmp_path):
     folder = image_folder(tmp_path / "fruit", 1)
     with pytest.raises(DataError, match="2 images are too few to hold 20% of each class out"):
         open_data(str(folder), 8)
+
+
+def test_hidden_folders_are_not_classes(tmp_path):
+    for name in ("fig", "pear", ".ipynb_checkpoints", "__MACOSX"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
+    assert open_folder(tmp_path, 8).class_names == ("fig", "pear")

@@ -45,7 +45,8 @@ class EncodedSource:
 
 def open_folder(path: Path, size: int) -> ImageSet:
     """A folder with one sub-folder of images for each class; the sub-folders' names are the class names."""
-    classes = sorted(child.name for child in path.iterdir() if child.is_dir())
+    hidden = (".", "__")  # notebooks' checkpoints, archives' leftovers
+    classes = sorted(child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith(hidden))
     files = [
         (file, label)
         for label, name in enumerate(classes)
