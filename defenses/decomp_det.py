@@ -3,7 +3,7 @@ r"""Decomp-Det: an input is suspicious when many heads of its last layer are unl
 ``score="count"`` is the paper's: the number of heads selected by :math:`S \le \epsilon`; an input is flagged when it
 exceeds zeta, 5 of 12 heads. With few classes it mostly notices "looks like the target class": the target's clean images
 are unlike the mean prototype, too. ``score="distance"`` measures each head of the late half of the tower on its own:
-the Mahalanobis distance of its contribution from the clean mean, against the 95 % quantile of clean distances, and
+the Mahalanobis distance of its values from the clean mean, against the 95 % quantile of clean distances, and
 takes the most deviant head.
 
 Example:
@@ -29,6 +29,7 @@ from clip_decomp.errors import SettingError
 from clip_decomp.model import HookedCLIP
 
 from .selection import Measure, clean_decompositions, fit_selector, resolve_layers
+from .spread import HeadSpread
 
 Score = Literal["count", "distance"]
 
@@ -44,11 +45,12 @@ class DecompDet:
         zeta: an input is flagged when more heads than this are selected; 5 of 12 as a share of the heads by default.
         share: share of clean (image, head) pairs that a calibrated epsilon selects. The default lets clean images have
             3.6 of 12 heads selected, so that more than five is unusual.
-        rank: principal directions of each head that ``distance`` uses, where the clean images allow it.
 
     Attributes:
         selector_: the fitted :class:`~defenses.selection.HeadSelector`.
-        zeta_: the threshold in use, in heads.
+        zeta_: the threshold of ``count``, in heads.
+        cutoff_: the threshold of ``distance``: the 95 % quantile of the clean images' scores.
+        spread_: clean means and spreads of the heads (:class:`~defenses.spread.HeadSpread`).
     """
 
     def __init__(
@@ -59,14 +61,11 @@ class DecompDet:
         measure: Measure = "dot",
         zeta: float | None = None,
         share: float = 0.3,
-        rank: int = 16,
     ):
         if score not in ("count", "distance"):
             raise SettingError(f"Scores are count and distance, not {score!r}.")
-        if rank < 1:
-            raise SettingError(f"The rank must be one or more, not {rank}.")
         self.kind, self.layers, self.epsilon, self.measure = score, layers, epsilon, measure
-        self.zeta, self.share, self.rank = zeta, share, rank
+        self.zeta, self.share = zeta, share
 
     def fit(self, model: HookedCLIP, clean: ImageSet | Float[Tensor, "image 3 row column"]) -> DecompDet:
         """Learn prototypes, thresholds and spreads from held-out clean images; returns itself."""
@@ -79,19 +78,16 @@ class DecompDet:
         self.selector_ = fit_selector(heads, self.layers_, self.epsilon, self.measure, self.share)
         n_heads = heads.shape[1] * heads.shape[2]
         self.zeta_ = self.zeta if self.zeta is not None else 5 / 12 * n_heads
-        centered = (heads - self.selector_.prototypes).flatten(1, 2).transpose(0, 1).double()
-        _, spread, axes = torch.linalg.svd(centered, full_matrices=False)
-        rank = min(self.rank, spread.shape[1])
-        deviation = spread[:, :rank] / len(heads) ** 0.5
-        # Directions in which clean images do not vary at all would make any input infinitely far.
-        keep = deviation > 1e-4 * deviation[:, :1]
-        self._whiten = (axes[:, :rank] / deviation[..., None] * keep[..., None]).float()
-        self._clean_distances = self._distances(heads).sort(0).values
+        z = torch.cat([dec.z[:, list(self.layers_)] for dec in parts])
+        self.spread_ = HeadSpread.fit(z)
+        clean = self._deviation(z).sort().values
+        self.cutoff_ = float(clean[int(0.95 * (len(clean) - 1))])
         return self
 
-    def _distances(self, heads: Float[Tensor, "batch layer head d_embed"]) -> Float[Tensor, "batch unit"]:
-        centered = (heads - self.selector_.prototypes).flatten(1, 2)
-        return torch.einsum("bue,ure->bur", centered, self._whiten).norm(dim=-1)
+    def _deviation(self, z: Float[Tensor, "batch layer head d_head"]) -> Float[Tensor, " batch"]:
+        typical = self.spread_.quantile(0.95)
+        ratios = [self.spread_.distance(z[:, k], k) / typical[k] for k in range(z.shape[1])]
+        return torch.cat(ratios, dim=1).amax(1)
 
     @torch.no_grad()
     def suspicious_heads(self, images: Float[Tensor, "batch 3 row column"]) -> Bool[Tensor, "batch layer head"]:
@@ -108,16 +104,15 @@ class DecompDet:
         """Suspicion of normalized images, higher is more suspicious: heads for ``count``, for ``distance`` the largest
         ratio of a head's distance to the 95 % quantile of its clean distances.
         """
-        heads = self._heads(images)
         if self.kind == "count":
-            return self.selector_.select(heads).sum((1, 2)).float()
-        typical = self._clean_distances[int(0.95 * (len(self._clean_distances) - 1))]
-        return (self._distances(heads) / typical).amax(1)
+            return self.suspicious_heads(images).sum((1, 2)).float()
+        return self._deviation(self.model_.decompose(images, convention=PAPER).z[:, list(self.layers_)])
 
     def predict(self, images: Float[Tensor, "batch 3 row column"]) -> Bool[Tensor, " batch"]:
-        """Whether normalized images are flagged: more than zeta heads, or a distance ratio above 1."""
-        score = self.score(images)
-        return score > (self.zeta_ if self.kind == "count" else 1.0)
+        """Whether normalized images are flagged: more than zeta heads, or a larger deviation than 95 % of the
+        clean images' that it was fitted on.
+        """
+        return self.score(images) > (self.zeta_ if self.kind == "count" else self.cutoff_)
 
     def _heads(self, images: Tensor) -> Float[Tensor, "batch layer head d_embed"]:
         return self.model_.decompose(images, convention=PAPER).heads[:, list(self.layers_)]

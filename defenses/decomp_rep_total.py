@@ -31,6 +31,7 @@ from clip_decomp.errors import SettingError
 from clip_decomp.model import HookedCLIP
 
 from .selection import clean_decompositions, resolve_layers
+from .spread import HeadSpread
 
 
 class DecompRepTotal:
@@ -41,8 +42,7 @@ class DecompRepTotal:
         false_positive_rate: share of clean images that each single head deviates on.
 
     Attributes:
-        mean_: clean mean of every head's z. ``[layer, head, d_head]``
-        precision_: inverse of its covariance. ``[layer, head, d_head, d_head]``
+        spread_: clean means and spreads of every head (:class:`~defenses.spread.HeadSpread`).
         threshold_: distance above which a head is repaired. ``[layer, head]``
     """
 
@@ -56,28 +56,18 @@ class DecompRepTotal:
         self.model_ = model
         self.layers_ = resolve_layers(self.layers or tuple(range(model.visual.n_layers)), model.visual.n_layers)
         z = torch.cat([dec.z for dec in clean_decompositions(model, clean)])
-        self.mean_ = z.mean(0)
-        centered = (z - self.mean_).double()
-        covariance = torch.einsum("nlhd,nlhe->lhde", centered, centered) / len(z)
-        # A ridge of a thousandth of the mean variance keeps directions that clean images hardly use from dominating.
-        ridge = 1e-3 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-        self.precision_ = torch.linalg.inv(covariance + ridge * torch.eye(z.shape[-1], device=z.device)).float()
-        distances = torch.stack([self._distance(z[:, layer], layer) for layer in range(z.shape[1])], dim=1)
-        self.threshold_ = distances.sort(0).values[int((1 - self.false_positive_rate) * (len(z) - 1))]
+        self.spread_ = HeadSpread.fit(z)
+        self.threshold_ = self.spread_.quantile(1 - self.false_positive_rate)
         return self
-
-    def _distance(self, z: Float[Tensor, "batch head d_head"], layer: int) -> Float[Tensor, "batch head"]:
-        centered = z.float() - self.mean_[layer]
-        return torch.einsum("bhd,hde,bhe->bh", centered, self.precision_[layer], centered).clamp(min=0).sqrt()
 
     def deviant(self, z: Float[Tensor, "batch head d_head"], layer: int) -> Bool[Tensor, "batch head"]:
         """Which heads of a layer are further from clean ones than the threshold."""
-        return self._distance(z, layer) > self.threshold_[layer]
+        return self.spread_.distance(z, layer) > self.threshold_[layer]
 
     def _repair(self, layer: int) -> Callable:
         def hook(z: Float[Tensor, "batch token head d_head"], hook: object) -> Tensor:
             row = z[:, 0]
-            mean = self.mean_[layer].to(row).expand_as(row)
+            mean = self.spread_.mean[layer].to(row).expand_as(row)
             repaired = torch.where(self.deviant(row, layer)[..., None], mean, row)
             return torch.cat([repaired[:, None], z[:, 1:]], dim=1)
 
