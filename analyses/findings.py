@@ -71,8 +71,8 @@ def decide(sweeps: Sequence[AblationResult], attack: str) -> list[Finding]:
             2,
             "infected heads are centered on the last layer",
             last < _BREAKS * base,
-            f"ablating the last layer's heads alone leaves {last:.1%}; the layer that matters most is {weakest} "
-            f"({separate[weakest]:.1%} left), and {_needed(by_case['heads', 'backward'], base)}",
+            f"ablating the last layer's heads alone leaves {last:.1%}; {_strongest(separate, 'heads', base)}, and "
+            f"{_needed(by_case['heads', 'backward'], base)}",
             {"asr-without-last-heads": last, "most-infected-layer": weakest},
         )
     else:
@@ -81,11 +81,19 @@ def decide(sweeps: Sequence[AblationResult], attack: str) -> list[Finding]:
             2,
             "infected MLPs are spread over the last five layers",
             late < _BREAKS * base and separate[weakest] >= _BREAKS * base,
-            f"ablating the last {LATE_MLPS} MLPs leaves {late:.1%}; the most harmful single MLP is layer {weakest}'s "
-            f"({separate[weakest]:.1%} left), and {_needed(by_case['mlps', 'backward'], base)}",
+            f"ablating the last {LATE_MLPS} MLPs leaves {late:.1%}; {_strongest(separate, 'MLP', base)}, and "
+            f"{_needed(by_case['mlps', 'backward'], base)}",
             {"asr-without-late-mlps": late, "most-infected-layer": weakest},
         )
     return [first, second]
+
+
+def _strongest(separate: Sequence[float], kind: str, base: float) -> str:
+    """The layer that matters most, if any does."""
+    least = min(separate)
+    if least > _LEAVES * base:
+        return f"no single layer's {kind} matter{'s' if kind == 'MLP' else ''} (at least {least:.1%} left)"
+    return f"layer {list(separate).index(least)}'s {kind} matter{'s' if kind == 'MLP' else ''} most ({least:.1%} left)"
 
 
 def _needed(backward: AblationResult, base: float) -> str:

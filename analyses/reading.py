@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_decomp.ablation import AblationResult, HeadAblation, activation_means, direct_ablation, head_ablation
-from clip_decomp.ablation.sweeps import CASES
+from clip_decomp.ablation import AblationResult, HeadAblation, activation_means, direct_sweeps, head_ablation
 from clip_decomp.ablation.total import total_ablation
 from clip_decomp.cli.run import Subject
 from clip_decomp.contributions import collect, pictures
@@ -81,7 +80,7 @@ def read(subject: Subject, seed: int, step: Callable[[str], None]) -> Reading:
     means = collect(model, held_out).means()
     clean, triggered = collect(model, test), collect(model, test, trigger)
     step("ablate")
-    direct = [direct_ablation(clean, triggered, means, vectors, goal, *case) for case in CASES]
+    direct = direct_sweeps(clean, triggered, means, vectors, goal)
     heads = head_ablation(clean, triggered, means, vectors, goal)
     step("total effects")
     patches = activation_means(model, held_out.first(FEW))

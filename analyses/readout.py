@@ -15,9 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
@@ -40,6 +40,30 @@ class Readout:
     chance: float
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A fitted linear read-out of one factor."""
+
+    pipeline: Pipeline
+
+    def predict(self, features: Float[Tensor, "image d_embed"]) -> Int[Tensor, " image"]:
+        """The most likely value for each picture."""
+        return torch.from_numpy(self.pipeline.predict(features.numpy()))
+
+    def cross_entropy(self, features: Float[Tensor, "image d_embed"], truth: Int[Tensor, " image"]) -> float:
+        """Mean negative log-probability of the true values, in nats; values never seen in training are left out."""
+        columns = {int(value): place for place, value in enumerate(self.pipeline.classes_)}
+        seen = [k for k, value in enumerate(truth.tolist()) if value in columns]
+        places = [columns[value] for value in truth[seen].tolist()]
+        return float(-self.pipeline.predict_log_proba(features.numpy())[seen, places].mean())
+
+
+def fit_reader(features: Float[Tensor, "image d_embed"], values: Int[Tensor, " image"]) -> Reader:
+    """Logistic regression on standardized features."""
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
+    return Reader(pipeline.fit(features.numpy(), values.numpy()))
+
+
 def readout(model: HookedCLIP, train: int = 4000, test: int = 2000, seed: int = 0) -> dict[str, Readout]:
     """Read every factor from the model's image features."""
     (known, known_factors), (fresh, fresh_factors) = (
@@ -49,8 +73,7 @@ def readout(model: HookedCLIP, train: int = 4000, test: int = 2000, seed: int = 
     found = {}
     for column, name in enumerate(READ):
         targets, truth = known_factors[:, column], fresh_factors[:, column]
-        reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
-        guesses = torch.from_numpy(reader.fit(known.numpy(), targets.numpy()).predict(fresh.numpy()))
+        guesses = fit_reader(known, targets).predict(fresh)
         chance = float((truth == targets.mode().values).float().mean())
         found[name] = Readout(rate(int((guesses == truth).sum()), test), chance)
     return found

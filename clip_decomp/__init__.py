@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .ablation import mean_ablation
     from .data import open_data
     from .evaluation import evaluate
+    from .methods.mmd import mmd
+    from .methods.textspan import textspan
     from .model import HookedCLIP
     from .models.loading import load
 
@@ -31,10 +33,12 @@ _HOMES = {
     "evaluate": ".evaluation",
     "load": ".models.loading",
     "mean_ablation": ".ablation",
+    "mmd": ".methods.mmd",
     "open_data": ".data",
+    "textspan": ".methods.textspan",
 }
 
-__all__ = ["HookedCLIP", "__version__", "evaluate", "load", "mean_ablation", "open_data"]
+__all__ = ["HookedCLIP", "__version__", "evaluate", "load", "mean_ablation", "mmd", "open_data", "textspan"]
 
 
 def __getattr__(name: str) -> Any:

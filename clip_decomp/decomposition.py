@@ -27,16 +27,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from .convention import EXACT, Convention, convention
-from .errors import ModelError, SettingError
-from .models.hooked_block import Record
-from .models.hooked_vit import HookedViT
+from .convention import Convention
+from .errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,7 @@ class Decomposition:
         attention: the class token's attention row of every head.
         values: values of every token, or None without ``tokens=True``.
         norm: norm of the representation of every image.
+        scale: what the final norm multiplies every image's stream by (over the norm, too, if the convention says so).
         convention: how constants are treated; see :mod:`clip_decomp.convention`.
     """
 
@@ -55,12 +53,13 @@ class Decomposition:
     attention: Float[Tensor, "batch layer head token"]
     values: Float[Tensor, "batch layer token head d_head"] | None
     norm: Float[Tensor, " batch"]
+    scale: Float[Tensor, " batch"]
     convention: Convention
     _ov: Float[Tensor, "layer head d_head d_embed"]
-    _scale: Float[Tensor, " batch"]
     _mlps: Float[Tensor, "batch layer d_embed"]
     _embedding: Float[Tensor, "batch d_embed"]
     _head_offset: Float[Tensor, "batch layer d_embed"] | None
+    _offset_span: Float[Tensor, "layer vector d_embed"] | None
     _bias: Float[Tensor, "batch d_embed"]
 
     def __len__(self) -> int:
@@ -79,8 +78,36 @@ class Decomposition:
     @cached_property
     def heads(self) -> Float[Tensor, "batch layer head d_embed"]:
         """Contribution of every head."""
-        result = torch.einsum("blhd,lhde->blhe", self.z * self._scale[:, None, None, None], self._ov)
+        result = torch.einsum("blhd,lhde->blhe", self.z * self.scale[:, None, None, None], self._ov)
         return result if self._head_offset is None else result + self._head_offset[:, :, None] / self.n_heads
+
+    @cached_property
+    def head_basis(self) -> Float[Tensor, "layer head rank d_embed"]:
+        """Orthonormal rows that span everything a head can write: d_head of them, or d_embed if that is less.
+
+        Under ``convention="paper"`` the constants spread over the heads add up to three. Depends on the weights alone.
+        """
+        span = self._ov if self._offset_span is None else self._with_offsets(self._offset_span)
+        # In double precision, so that distances between coordinates are distances between contributions.
+        return torch.linalg.qr(span.double().mT).Q.mT.to(self._ov.dtype).contiguous()
+
+    def _with_offsets(self, offsets: Tensor) -> Tensor:
+        return torch.cat([self._ov, offsets[:, None].expand(-1, self.n_heads, -1, -1)], dim=2)
+
+    def coordinates(
+        self, basis: Float[Tensor, "layer head rank d_embed"] | None = None
+    ) -> Float[Tensor, "batch layer head rank"]:
+        """Contributions of heads in their own spaces: ``coordinates @ head_basis`` is ``heads``.
+
+        Args:
+            basis: the model's :attr:`head_basis`, if it is at hand from another batch.
+        """
+        basis = self.head_basis if basis is None else basis
+        folded = self._ov @ basis.mT
+        result = torch.einsum("blhd,lhdr->blhr", self.z * self.scale[:, None, None, None], folded)
+        if self._head_offset is not None:
+            result = result + torch.einsum("ble,lhre->blhr", self._head_offset, basis) / self.n_heads
+        return result
 
     @property
     def mlps(self) -> Float[Tensor, "batch layer d_embed"]:
@@ -100,7 +127,7 @@ class Decomposition:
     @cached_property
     def attentions(self) -> Float[Tensor, "batch layer d_embed"]:
         """Contribution of every layer's attention: its heads summed, without materializing them."""
-        result = torch.einsum("blhd,lhde->ble", self.z * self._scale[:, None, None, None], self._ov)
+        result = torch.einsum("blhd,lhde->ble", self.z * self.scale[:, None, None, None], self._ov)
         return result if self._head_offset is None else result + self._head_offset
 
     def sum(self, normalize: bool = False) -> Float[Tensor, "batch d_embed"]:
@@ -116,7 +143,7 @@ class Decomposition:
         """
         text = self._texts(text_features)
         folded = torch.einsum("lhde,te->lhdt", self._ov, text)
-        result = torch.einsum("blhd,lhdt->blht", self.z * self._scale[:, None, None, None], folded)
+        result = torch.einsum("blhd,lhdt->blht", self.z * self.scale[:, None, None, None], folded)
         if self._head_offset is not None:
             result = result + (self._head_offset @ text.T)[:, :, None] / self.n_heads
         return result
@@ -172,7 +199,7 @@ class Decomposition:
     def _weighted(self, layer: int, head: int) -> Float[Tensor, "batch token d_head"]:
         if self.values is None:
             raise SettingError("Token contributions were not kept: call decompose(images, tokens=True).")
-        weights = self.attention[:, layer, head] * self._scale[:, None]
+        weights = self.attention[:, layer, head] * self.scale[:, None]
         return weights[..., None] * self.values[:, layer, :, head]
 
     def _check(self, layer: int, head: int) -> None:
@@ -185,85 +212,3 @@ class Decomposition:
         if text_features.ndim != 2 or text_features.shape[1] != self._ov.shape[-1]:
             raise SettingError(f"Text features must be [text, {self._ov.shape[-1]}], not {list(text_features.shape)}.")
         return text_features.to(self._ov)
-
-
-def decompose(
-    tower: HookedViT,
-    images: Float[Tensor, "batch 3 row column"],
-    tokens: bool = False,
-    convention_name: str | Convention = EXACT,
-) -> Decomposition:
-    """Decompose the representations of ``images`` in one forward pass.
-
-    Args:
-        images: normalized, as for ``encode_image``.
-        tokens: keep every token's values, for :meth:`Decomposition.tokens` and :meth:`Decomposition.token_map`.
-        convention_name: ``exact`` or ``paper``.
-
-    Raises:
-        ModelError: the tower is in training mode.
-        SettingError: images of another shape, or an unknown convention.
-    """
-    rule = convention(convention_name)
-    for name, module in tower.tower.named_modules():
-        if module.training:
-            raise ModelError(f"The image tower{'.' + name if name else ''} is in training mode: call .eval() first.")
-    record = Record(tokens=tokens)
-    representation = tower(images, record).float()
-    return _from_record(tower, record, representation, rule)
-
-
-def _from_record(tower: HookedViT, record: Record, representation: Tensor, rule: Convention) -> Decomposition:
-    assert record.final is not None
-    assert record.embedding is not None
-    norm_layer = cast(nn.LayerNorm, tower.tower.ln_post)
-    projection = cast(Tensor, tower.tower.proj).float()
-    final = record.final.float()
-    mean = final.mean(-1, keepdim=True)
-    sigma = ((final - mean).square().mean(-1) + norm_layer.eps).sqrt()
-    gain = norm_layer.weight.float()[:, None] * projection
-    read = gain if rule.spread else gain - gain.mean(0, keepdim=True)
-    ov = torch.stack([_folded(block) for block in tower.blocks]) @ read
-    norm = representation.norm(dim=-1)
-    scale = 1 / (sigma * norm) if rule.divide_by_norm else 1 / sigma
-
-    layers = len(tower.blocks)
-    mlp_bias = torch.stack([block.mlp_bias.float() for block in tower.blocks])
-    attention_bias = torch.stack([block.attn.b_o.float() * _float(block.attention_scale) for block in tower.blocks])
-    mlps = torch.stack(record.mlp, dim=1).float()
-    beta = norm_layer.bias.float() @ projection
-    if rule.spread:
-        # Mean and beta go in equal shares to the L attentions, L MLPs and the embedding.
-        constant = (beta / norm[:, None] if rule.divide_by_norm else beta.expand(len(norm), -1)) - (
-            mean * scale[:, None]
-        ) * gain.sum(0)
-        share = constant / (2 * layers + 1)
-        head_offset = (attention_bias @ read) * scale[:, None, None] + share[:, None]
-        bias = torch.zeros_like(representation)
-    else:
-        mlps = mlps - mlp_bias
-        share = torch.zeros_like(representation)
-        head_offset = None
-        bias = (attention_bias.sum(0) + mlp_bias.sum(0)) @ read * scale[:, None] + beta
-    return Decomposition(
-        z=torch.stack(record.z, dim=1).float(),
-        attention=torch.stack(record.attention, dim=1).float(),
-        values=torch.stack(record.values, dim=1).float() if record.tokens else None,
-        norm=norm,
-        convention=rule,
-        _ov=ov,
-        _scale=scale,
-        _mlps=mlps @ read * scale[:, None, None] + share[:, None],
-        _embedding=record.embedding.float() @ read * scale[:, None] + share,
-        _head_offset=head_offset,
-        _bias=bias,
-    )
-
-
-def _folded(block) -> Float[Tensor, "head d_head d_model"]:
-    """A block's output matrices with LayerScale folded in."""
-    return block.attn.w_o.float() * _float(block.attention_scale)
-
-
-def _float(scale: Tensor | float) -> Tensor | float:
-    return scale.float() if isinstance(scale, Tensor) else scale

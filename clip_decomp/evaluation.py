@@ -14,6 +14,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from .attacks.triggers import Trigger
 from .contributions import pictures
 from .convention import EXACT, Convention
-from .data.sets import ImageSet
+from .data.sets import BATCH_SIZE, ImageSet
 from .errors import AttackFailed, DataError
 from .zeroshot import class_vectors, predict
 
@@ -54,6 +55,15 @@ class Rate:
         return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}] of {self.count}"
 
 
+def interval_metrics(prefix: str, rates: Mapping[str, Rate]) -> dict[str, float]:
+    """Flat metrics as in ``results.json``: ``<prefix>/<measure>``, and its interval as ``/low`` and ``/high``."""
+    return {
+        f"{prefix}/{measure}{suffix}": value
+        for measure, share in rates.items()
+        for suffix, value in (("", share.value), ("/low", share.low), ("/high", share.high))
+    }
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What the evaluator measured; the attack's numbers are None without a trigger."""
@@ -69,12 +79,7 @@ class Evaluation:
     def metrics(self, prefix: str) -> dict[str, float]:
         """Flat metrics as in ``results.json``: ``<prefix>/ca``, ``/asr``, ``/pa`` and their interval ends."""
         found = {"ca": self.clean_accuracy, "asr": self.attack_success_rate, "pa": self.poisoned_accuracy}
-        return {
-            f"{prefix}/{measure}{suffix}": value
-            for measure, share in found.items()
-            if share is not None
-            for suffix, value in (("", share.value), ("/low", share.low), ("/high", share.high))
-        }
+        return interval_metrics(prefix, {measure: share for measure, share in found.items() if share is not None})
 
 
 def rate(hits: int, count: int) -> Rate:
@@ -96,7 +101,7 @@ def evaluate(
     trigger: Trigger | None = None,
     target: str | None = None,
     convention: Convention = EXACT,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     progress: bool = False,
 ) -> Evaluation:
     """Measure a model on clean and, with a trigger, on triggered pictures, with the data set's own templates.

@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,14 @@ from torch import Tensor, nn
 from .convention import Convention
 from .data.images import to_pixels, to_rgb
 from .data.sets import PLAIN_TEMPLATE
-from .decomposition import Decomposition, decompose
+from .decompose import decompose
+from .decomposition import Decomposition
 from .errors import SettingError
 from .models.hooked_vit import HookedViT
 from .zeroshot import class_vectors
+
+if TYPE_CHECKING:
+    from .inspect import Head
 
 
 class HookedCLIP:
@@ -118,6 +122,19 @@ class HookedCLIP:
     ) -> Decomposition:
         """Exact direct contributions of heads, MLPs and embedding; see :mod:`clip_decomp.decomposition`."""
         return decompose(self.visual, images.to(self.device), tokens, convention)
+
+    def head(self, layer: int, head: int) -> Head:
+        """One head, to be inspected; negative places count from the end.
+
+        Raises:
+            SettingError: there is no such head.
+        """
+        from .inspect import Head
+
+        layers, heads = self.visual.n_layers, self.visual.n_heads
+        if not -layers <= layer < layers or not -heads <= head < heads:
+            raise SettingError(f"There is no head L{layer}H{head}: this tower has {layers} layers of {heads} heads.")
+        return Head(self, layer % layers, head % heads)
 
     def __repr__(self) -> str:
         tower = self.visual

@@ -29,12 +29,13 @@ from clip_decomp.decomposition import Decomposition
 from clip_decomp.errors import SettingError
 from clip_decomp.model import HookedCLIP
 
+from .defended import ImageSideDefense
 from .selection import Measure, clean_decompositions, fit_selector, resolve_layers
 
 Replacement = Literal["prototype", "zero"]
 
 
-class DecompRep:
+class DecompRep(ImageSideDefense):
     """A repaired model: ``encode_image`` returns repaired representations, everything else is the model's.
 
     Args:
@@ -101,14 +102,6 @@ class DecompRep:
     def encode_image(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch d_embed"]:
         """Repaired representations of normalized images."""
         return self.repair(self.model_.decompose(images, convention=PAPER))
-
-    def encode_text(self, texts: list[str]) -> Float[Tensor, "text d_embed"]:
-        """The model's own text representations."""
-        return self.model_.encode_text(texts)
-
-    def normalize(self, pixels: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch 3 row column"]:
-        """The model's own pixel normalization."""
-        return self.model_.normalize(pixels)
 
 
 def repair_change(

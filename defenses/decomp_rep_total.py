@@ -30,11 +30,12 @@ from clip_decomp.data.sets import ImageSet
 from clip_decomp.errors import SettingError
 from clip_decomp.model import HookedCLIP
 
+from .defended import ImageSideDefense
 from .selection import clean_decompositions, resolve_layers
 from .spread import HeadSpread
 
 
-class DecompRepTotal:
+class DecompRepTotal(ImageSideDefense):
     """A model that repairs deviant heads on the way; everything but ``encode_image`` is the model's own.
 
     Args:
@@ -79,11 +80,3 @@ class DecompRepTotal:
         hooks = [(f"blocks.{layer}.attn.hook_z", self._repair(layer)) for layer in self.layers_]
         with self.model_.visual.hooks(fwd_hooks=hooks):
             return self.model_.encode_image(images)
-
-    def encode_text(self, texts: list[str]) -> Float[Tensor, "text d_embed"]:
-        """The model's own text representations."""
-        return self.model_.encode_text(texts)
-
-    def normalize(self, pixels: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch 3 row column"]:
-        """The model's own pixel normalization."""
-        return self.model_.normalize(pixels)

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from clip_decomp.attacks.triggers import Trigger
 from clip_decomp.contributions import pictures
-from clip_decomp.data.sets import ImageSet
+from clip_decomp.data.sets import BATCH_SIZE, ImageSet
 from clip_decomp.errors import DataError
-from clip_decomp.evaluation import Rate
+from clip_decomp.evaluation import Rate, interval_metrics
 from clip_decomp.model import HookedCLIP
 
 
@@ -51,12 +51,7 @@ class Detection:
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """Flat metrics as in ``results.json``."""
-        found = {"auroc": self.auroc, "auroc-target": self.auroc_target}
-        return {
-            f"{prefix}/{measure}{suffix}": value
-            for measure, share in found.items()
-            for suffix, value in (("", share.value), ("/low", share.low), ("/high", share.high))
-        }
+        return interval_metrics(prefix, {"auroc": self.auroc, "auroc-target": self.auroc_target})
 
 
 def auroc(positive: Float[Tensor, " image"], negative: Float[Tensor, " image"], seed: int, rounds: int = 500) -> Rate:
@@ -86,7 +81,7 @@ def detect(
     trigger: Trigger,
     target: str | None = None,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     progress: bool = False,
 ) -> Detection:
     """Score clean and triggered test images.

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clip_decomp.convention import PAPER
-from clip_decomp.data.sets import ImageSet
+from clip_decomp.data.sets import BATCH_SIZE, ImageSet
 from clip_decomp.decomposition import Decomposition
 from clip_decomp.errors import DataError, SettingError
 from clip_decomp.model import HookedCLIP
@@ -104,7 +104,7 @@ def resolve_layers(layers: tuple[int, ...], n_layers: int) -> tuple[int, ...]:
 
 @torch.no_grad()
 def clean_decompositions(
-    model: HookedCLIP, images: ImageSet | Float[Tensor, "image 3 row column"], batch_size: int = 256
+    model: HookedCLIP, images: ImageSet | Float[Tensor, "image 3 row column"], batch_size: int = BATCH_SIZE
 ) -> list[Decomposition]:
     """Decompose clean images, given as a data set or as normalized tensors, under the paper's convention.
 

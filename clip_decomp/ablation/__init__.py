@@ -30,7 +30,7 @@ from ..data.sets import ImageSet
 from ..errors import SettingError
 from ..model import HookedCLIP
 from ..zeroshot import class_vectors
-from .direct import direct_ablation
+from .direct import direct_ablation, direct_sweeps
 from .heads import HeadAblation, head_ablation
 from .result import AblationResult, Component, Effect, Scheme, check
 from .total import activation_means, total_ablation
@@ -40,6 +40,7 @@ __all__ = [
     "HeadAblation",
     "activation_means",
     "direct_ablation",
+    "direct_sweeps",
     "head_ablation",
     "mean_ablation",
     "total_ablation",

@@ -1,16 +1,23 @@
-"""Direct effect: edit the sum of contributions. A sweep over all layers is one prefix sum."""
+"""Direct effect: edit the sum of contributions. A sweep over all layers is one prefix sum over class logits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
+from typing import get_args
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..contributions import Contributions, Means
-from ..convention import Convention
 from ..errors import SettingError
-from ..zeroshot import predict
 from .result import AblationResult, Component, Scheme, check, make_result, score
+
+#: Heads, MLPs and layers, each forward, backward and separate.
+CASES: list[tuple[Component, Scheme]] = list(product(get_args(Component), get_args(Scheme)))
+#: Images whose logits are edited at a time.
+_CHUNK = 256
 
 
 def direct_ablation(
@@ -33,47 +40,71 @@ def direct_ablation(
     Raises:
         SettingError: an unknown component or scheme, a target out of range, or two conventions.
     """
-    check(over, scheme, target, len(vectors))
+    (sweep,) = direct_sweeps(clean, triggered, means, vectors, target, [(over, scheme)])
+    return sweep
+
+
+def direct_sweeps(
+    clean: Contributions,
+    triggered: Contributions,
+    means: Means,
+    vectors: Float[Tensor, "cls d_embed"],
+    target: int,
+    cases: Sequence[tuple[Component, Scheme]] = CASES,
+) -> list[AblationResult]:
+    """Several sweeps in one pass over the contributions; arguments as for :func:`direct_ablation`.
+
+    Raises:
+        SettingError: an unknown component or scheme, a target out of range, or two conventions.
+    """
+    for over, scheme in cases:
+        check(over, scheme, target, len(vectors))
     if clean.convention != triggered.convention:
         raise SettingError("Clean and triggered contributions follow two different conventions.")
     rule = clean.convention
-    sides = []
-    layers: tuple[int, ...] = ()
-    for side in (clean, triggered):
-        layers, change = _changes(side, means, over, rule)
-        sides.append((_accumulate(change, scheme) + side.sum()[:, None], side))
-    (edited_clean, _), (edited_triggered, _) = sides
-    points = [
-        score(predict(edited_clean[:, k], vectors), clean.labels, predict(edited_triggered[:, k], vectors),
-               triggered.labels, target, rule)
-        for k in range(len(layers))
-    ]  # fmt: skip
-    base = score(
-        predict(clean.sum(), vectors), clean.labels, predict(triggered.sum(), vectors), triggered.labels, target, rule
-    )
-    return make_result(over, scheme, "direct", layers, points, base, clean.labels, triggered.labels, target, rule)
+    good, bad = (_guesses(side, means, vectors, cases) for side in (clean, triggered))
+
+    def scores(case: int, entry: int) -> tuple[float, float, float]:
+        return score(good[case][entry], clean.labels, bad[case][entry], triggered.labels, target, rule)
+
+    layers = tuple(range(clean.mlps.shape[1]))
+    return [
+        make_result(
+            over,
+            scheme,
+            "direct",
+            (-1, *layers) if over == "mlps" and rule.embedding_is_mlp else layers,
+            [scores(case, entry) for entry in range(1, len(good[case]))],
+            scores(case, 0),
+            clean.labels,
+            triggered.labels,
+            target,
+            rule,
+        )
+        for case, (over, scheme) in enumerate(cases)
+    ]
 
 
-def _changes(
-    side: Contributions, means: Means, over: Component, rule: Convention
-) -> tuple[tuple[int, ...], Float[Tensor, "image entry d_embed"]]:
-    """What ablating each layer alone adds to the representation."""
-    layers = tuple(range(side.heads.shape[1]))
-    heads = (means.heads - side.heads).sum(2) if over != "mlps" else None
-    mlps = means.mlps - side.mlps if over != "heads" else None
-    if over == "heads":
-        assert heads is not None
-        return layers, heads
-    assert mlps is not None
-    if over == "layers":
-        assert heads is not None
-        return layers, heads + mlps
-    if rule.embedding_is_mlp:
-        return (-1, *layers), torch.cat([(means.embedding - side.embedding)[:, None], mlps], dim=1)
-    return layers, mlps
+def _guesses(
+    side: Contributions, means: Means, vectors: Tensor, cases: Sequence[tuple[Component, Scheme]]
+) -> list[Int[Tensor, "entry image"]]:
+    """Predictions of every case: nothing ablated first, then one entry a layer."""
+    found: list[list[Tensor]] = [[] for _ in cases]
+    for start in range(0, len(side), _CHUNK):
+        part = side[start : start + _CHUNK]
+        base = (part.sum() @ vectors.T)[:, None]
+        heads = (means.heads.sum(1) - part.attentions()) @ vectors.T
+        mlps = (means.mlps - part.mlps) @ vectors.T
+        changes: dict[Component, Tensor] = {"heads": heads, "mlps": mlps, "layers": heads + mlps}
+        if side.convention.embedding_is_mlp:
+            changes["mlps"] = torch.cat([((means.embedding - part.embedding) @ vectors.T)[:, None], mlps], dim=1)
+        for guesses, (over, scheme) in zip(found, cases, strict=True):
+            edited = _accumulate(changes[over], scheme) + base
+            guesses.append(torch.cat([base, edited], dim=1).argmax(-1))
+    return [torch.cat(guesses).T for guesses in found]
 
 
-def _accumulate(change: Float[Tensor, "image entry d_embed"], scheme: Scheme) -> Float[Tensor, "image entry d_embed"]:
+def _accumulate(change: Float[Tensor, "image entry cls"], scheme: Scheme) -> Float[Tensor, "image entry cls"]:
     if scheme == "forward":
         return change.cumsum(1)
     if scheme == "backward":

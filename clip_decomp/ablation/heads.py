@@ -37,27 +37,29 @@ def head_ablation(
 ) -> HeadAblation:
     """Ablate every head alone, working on class logits so that nothing of size [image, head, class] stays around."""
     check("heads", "separate", target, len(vectors))
-    _, n_layers, n_heads, _ = clean.heads.shape
+    _, n_layers, n_heads, _ = clean.coordinates.shape
     accuracy, success = torch.zeros(n_layers, n_heads), torch.zeros(n_layers, n_heads)
     clean_logits, bad_logits = clean.sum() @ vectors.T, triggered.sum() @ vectors.T
     rule = clean.convention
     for layer in range(n_layers):
         for head in range(n_heads):
-            mean = means.heads[layer, head]
-            edited = clean_logits + (mean - clean.heads[:, layer, head]) @ vectors.T
-            bad = bad_logits + (mean - triggered.heads[:, layer, head]) @ vectors.T
+            mean = means.heads[layer, head] @ vectors.T
+            edited, bad = (
+                logits + mean - side.coordinates[:, layer, head] @ (side.basis[layer, head] @ vectors.T)
+                for logits, side in ((clean_logits, clean), (bad_logits, triggered))
+            )
             scores = score(edited.argmax(1), clean.labels, bad.argmax(1), triggered.labels, target, rule)
             accuracy[layer, head], success[layer, head] = scores[0], scores[1]
     others = torch.ones(len(vectors), dtype=torch.bool)
     others[target] = False
     axis = vectors[target] - vectors[others].mean(0)
     size = triggered.sum().norm(dim=1).mean()
-    foreign = triggered.labels != target
+    pushed = triggered[triggered.labels != target].means()
     base = score(clean_logits.argmax(1), clean.labels, bad_logits.argmax(1), triggered.labels, target, rule)
     return HeadAblation(
         clean_accuracy=accuracy,
         attack_success_rate=success,
-        gap=(triggered.heads[foreign].mean(0) - means.heads) @ axis / size,
-        mlp_gap=(triggered.mlps[foreign].mean(0) - means.mlps) @ axis / size,
+        gap=(pushed.heads - means.heads) @ axis / size,
+        mlp_gap=(pushed.mlps - means.mlps) @ axis / size,
         baseline=(base[0], base[1]),
     )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-from typing import get_args
-
 from tqdm import tqdm
 
 from ..attacks.triggers import Trigger
@@ -12,12 +9,9 @@ from ..contributions import collect
 from ..data.sets import ImageSet
 from ..model import HookedCLIP
 from ..zeroshot import class_vectors
-from .direct import direct_ablation
-from .result import AblationResult, Component, Effect, Scheme
+from .direct import CASES, direct_sweeps
+from .result import AblationResult, Effect
 from .total import activation_means, total_ablation
-
-#: Heads, MLPs and layers, each forward, backward and separate.
-CASES: list[tuple[Component, Scheme]] = list(product(get_args(Component), get_args(Scheme)))
 
 
 def sweeps(
@@ -39,7 +33,7 @@ def sweeps(
         label = "decompose" if progress else None
         means = collect(model, held_out, progress=label).means()
         clean, triggered = (collect(model, data, each, progress=label) for each in (None, trigger))
-        return [direct_ablation(clean, triggered, means, vectors, goal, *case) for case in CASES]
+        return direct_sweeps(clean, triggered, means, vectors, goal)
     means = activation_means(model, held_out)
     return [
         total_ablation(model, data, trigger, means, vectors, goal, *case)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attacks.triggers import Trigger
 from ..contributions import pictures
 from ..convention import EXACT
-from ..data.sets import ImageSet
+from ..data.sets import BATCH_SIZE, ImageSet
 from ..model import HookedCLIP
 from ..zeroshot import predict
 from .result import AblationResult, Component, Scheme, check, make_result, score
@@ -26,21 +26,28 @@ class ActivationMeans:
     mlp_out: tuple[Float[Tensor, "token d_model"], ...]
 
 
-@torch.no_grad()
-def activation_means(model: HookedCLIP, data: ImageSet, batch_size: int = 256) -> ActivationMeans:
+def activation_means(model: HookedCLIP, data: ImageSet, batch_size: int = BATCH_SIZE) -> ActivationMeans:
     """Means of ``hook_z`` and ``hook_mlp_out`` of every layer over held-out clean images."""
     layers = range(model.visual.n_layers)
-    names = [f"blocks.{k}.attn.hook_z" for k in layers] + [f"blocks.{k}.hook_mlp_out" for k in layers]
+    z, out = ([f"blocks.{layer}.{point}" for layer in layers] for point in ("attn.hook_z", "hook_mlp_out"))
+    found = hook_means(model, data, [*z, *out], batch_size)
+    return ActivationMeans(tuple(found[name] for name in z), tuple(found[name] for name in out))
+
+
+@torch.no_grad()
+def hook_means(
+    model: HookedCLIP, data: ImageSet, names: Sequence[str], batch_size: int = BATCH_SIZE
+) -> dict[str, Float[Tensor, "token ..."]]:
+    """Means of activations at hook points over images, token by token, summed in float64."""
     totals: dict[str, Tensor] = {}
     count = 0
     for pixels, labels, _ in pictures(data, None, batch_size):
-        _, cache = model.visual.run_with_cache(model.normalize(pixels).to(model.device), names_filter=names)
+        _, cache = model.visual.run_with_cache(model.normalize(pixels).to(model.device), names_filter=list(names))
         count += len(labels)
         for name in names:
             value = cache[name].double().sum(0)
             totals[name] = totals[name] + value if name in totals else value
-    found = [(totals[name] / count).float() for name in names]
-    return ActivationMeans(tuple(found[: len(layers)]), tuple(found[len(layers) :]))
+    return {name: (total / count).float() for name, total in totals.items()}
 
 
 @torch.no_grad()
@@ -53,7 +60,7 @@ def total_ablation(
     target: int,
     over: Component = "heads",
     scheme: Scheme = "forward",
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     progress: str | None = None,
 ) -> AblationResult:
     """Total effect of ablating components layer by layer: activations are patched and the tower runs on.
@@ -72,9 +79,11 @@ def total_ablation(
     for pixels, labels, indices in pictures(data, None, batch_size, progress):
         truths.append(labels)
         for side, images in enumerate((pixels, trigger(pixels, indices))):
+            streams = entering(model, model.normalize(images))
             for k, patched in enumerate(sets):
                 with model.visual.hooks(fwd_hooks=list(_patches(patched, means, over))):
-                    guesses[k][side].append(predict(model.encode_image(model.normalize(images)), vectors).cpu())
+                    features = streams.resume(min(patched, default=n_layers))
+                guesses[k][side].append(predict(features, vectors).cpu())
     labels = torch.cat(truths)
     scores = [
         score(torch.cat(on_clean), labels, torch.cat(on_triggered), labels, target, EXACT)
@@ -82,6 +91,27 @@ def total_ablation(
     ]
     layers = tuple(range(n_layers))
     return make_result(over, scheme, "total", layers, scores[1:], scores[0], labels, labels, target, EXACT)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The residual stream of a batch as it entered each block, so that patched runs start where they differ."""
+
+    model: HookedCLIP
+    entered: tuple[Float[Tensor, "batch token d_model"], ...]
+    features: Float[Tensor, "batch d_embed"]
+
+    def resume(self, layer: int) -> Float[Tensor, "batch d_embed"]:
+        """Representations of a run from ``layer`` on, under the hooks attached now; past the last, as they were."""
+        return self.features if layer >= len(self.entered) else self.model.visual.resume(self.entered[layer], layer)
+
+
+@torch.no_grad()
+def entering(model: HookedCLIP, images: Float[Tensor, "batch 3 row column"]) -> Streams:
+    """One plain run over normalized images."""
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.visual.n_layers)]
+    features, cache = model.visual.run_with_cache(images.to(model.device), names_filter=names)
+    return Streams(model, tuple(cache[name] for name in names), features)
 
 
 def _layer_sets(n_layers: int, scheme: Scheme) -> list[list[int]]:

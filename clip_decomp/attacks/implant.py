@@ -26,10 +26,10 @@ class AttackSettings:
         steps, batch_size, lr: AdamW with warm-up, decaying to zero over the second half.
     """
 
-    rate: float = 0.08
-    steps: int = 300
-    batch_size: int = 128
-    lr: float = 7e-4
+    rate: float = 0.1
+    steps: int = 250
+    batch_size: int = 96
+    lr: float = 6e-4
     seed: int = 0
 
 

@@ -134,6 +134,11 @@ class HookedMLP(nn.Module):
         self._mlp = (mlp,)
         self.hook_pre, self.hook_post = HookPoint(), HookPoint()
 
+    @property
+    def w_out(self) -> Float[Tensor, "neuron d_model"]:
+        """Output matrix, one row a neuron."""
+        return cast(nn.Linear, self._mlp[0].c_proj).weight.T
+
     def forward(self, x: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch token d_model"]:
         (mlp,) = self._mlp
         return mlp.c_proj(self.hook_post(mlp.gelu(self.hook_pre(mlp.c_fc(x)))))

@@ -91,13 +91,27 @@ class HookedViT(HookedRootModule):
         Raises:
             SettingError: images of another shape than the tower's.
         """
+        return self.resume(self.embed(images), 0, record)
+
+    def embed(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch token d_model"]:
+        """The residual stream as it enters the first block.
+
+        Raises:
+            SettingError: images of another shape than the tower's.
+        """
         self._check_images(images)
         x = self.tower.conv1(images.to(self.tower.conv1.weight.dtype)).flatten(2).transpose(1, 2)
         start = self.tower.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         x = self.hook_embed(torch.cat([start, x], dim=1))
         positions = self.hook_pos_embed(self.tower.positional_embedding.to(x.dtype).expand_as(x))
-        x = self.ln_pre(self.tower.patch_dropout(x + positions))
-        for block in self.blocks:
+        return self.ln_pre(self.tower.patch_dropout(x + positions))
+
+    def resume(
+        self, residual: Float[Tensor, "batch token d_model"], layer: int, record: Record | None = None
+    ) -> Float[Tensor, "batch d_embed"]:
+        """Image representations from the residual stream as it enters a block; earlier blocks do not run."""
+        x = residual
+        for block in self.blocks[layer:]:
             x = block(x, record)
         if record is not None:
             record.final = x[:, 0]

@@ -19,6 +19,18 @@ from .ablations import head_map, sweeps
 from .distributions import detection, roc, similarity
 from .images import pictures
 from .look import COLORS
+from .overlays import overlay, overlay_grid
 from .rates import bars
 
-__all__ = ["COLORS", "bars", "detection", "head_map", "pictures", "roc", "similarity", "sweeps"]
+__all__ = [
+    "COLORS",
+    "bars",
+    "detection",
+    "head_map",
+    "overlay",
+    "overlay_grid",
+    "pictures",
+    "roc",
+    "similarity",
+    "sweeps",
+]

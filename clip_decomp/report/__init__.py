@@ -35,7 +35,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..errors import SettingError
 from ..evaluation import Rate
 
-__all__ = ["Picture", "Section", "write_report"]
+__all__ = ["Picture", "Section", "cell", "environment", "script_safe", "write_page", "write_report"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def write_report(
         SettingError: a picture that is not a data URI.
     """
     figures: list[str] = []
-    page = _environment().get_template("template.html").render(
+    page = environment().get_template("report/template.html").render(
         title=title,
         lead=_paragraphs(lead),
         facts=dict(facts or {}),
@@ -95,15 +95,21 @@ def write_report(
         figures=figures,
         plotly=plotly.offline.get_plotlyjs() if figures else "",
     )  # fmt: skip
+    return write_page(Path(path), page)
+
+
+def write_page(path: Path, page: str) -> Path:
+    """Write a page in one step; its folder is made if it is missing. A large page is named in a warning."""
     content = page.encode()
     if len(content) > _MOST_BYTES:
         logger.warning("%s has %.1f MB: show fewer pictures or figures.", path, len(content) / 1e6)
-    return _replace(Path(path), content)
+    return _replace(path, content)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The package's templates, by their path in it; whatever they are given is escaped."""
     return Environment(
-        loader=PackageLoader("clip_decomp", "report"),
+        loader=PackageLoader("clip_decomp", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -115,7 +121,7 @@ def _section(section: Section, number: str, figures: list[str]) -> dict[str, Any
     """What the template needs of a section; its figures join the page's."""
     drawn = []
     for caption, figure in section.figures:
-        figures.append(_script_safe(plotly.io.to_json(figure, validate=False)))
+        figures.append(script_safe(plotly.io.to_json(figure, validate=False)))
         drawn.append({"caption": caption, "number": len(figures), "height": figure.layout.height or 450})
     return {
         "id": f"section-{number}",
@@ -134,7 +140,7 @@ def _paragraphs(text: str) -> list[str]:
     return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
 
 
-def _script_safe(json: str) -> str:
+def script_safe(json: str) -> str:
     """JSON that cannot end the script element it stands in."""
     return json.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -156,7 +162,7 @@ def _table(caption: str, table: Table) -> dict[str, Any]:
         "caption": caption,
         "columns": [str(column) for column in columns],
         "numeric": [all(_is_number(row[place]) for row in rows) for place in range(len(columns))],
-        "rows": [[_cell(value) for value in row] for row in rows],
+        "rows": [[cell(value) for value in row] for row in rows],
     }
 
 
@@ -164,11 +170,11 @@ def _is_number(value: object) -> bool:
     return value is None or isinstance(value, Rate | numbers.Number)
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
     """A value as a reader wants it.
 
     Example:
-        >>> _cell(0.12345), _cell(7), _cell(None), _cell(Rate(0.9, 0.6, 0.98, 10))
+        >>> cell(0.12345), cell(7), cell(None), cell(Rate(0.9, 0.6, 0.98, 10))
         ('0.123', '7', '-', '90.0 % (60.0 to 98.0)')
     """
     if isinstance(value, Rate):

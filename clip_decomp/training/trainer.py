@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from open_clip.model import CLIP
+from open_clip.transformer import PatchDropout, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
@@ -99,18 +100,18 @@ def train(
     if folder is not None and (folder / "checkpoint.json").exists():
         start, history = load_checkpoint(folder, model, optimizers)
         log.info("resuming %s at step %d", folder, start)
-    was_training, dropout = model.training, _patch_dropout(model)
+    was_training = model.training
     model.train()
     started, seen = time.perf_counter(), 0
     bar = tqdm(range(start, settings.steps), initial=start, total=settings.steps, disable=not progress, desc="train")
     try:
         for step in bar:
-            dropout.prob = settings.patch_dropout if step < (1 - settings.whole) * settings.steps else 0.0
+            dropped = settings.patch_dropout if step < (1 - settings.whole) * settings.steps else 0.0
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * settings.rate(step)
                 optimizer.zero_grad(set_to_none=True)
-            with _seeded(settings.seed, step, device):
+            with _seeded(settings.seed, step, device), _patches_left_out(model, dropped):
                 loss = _loss(model, tokenize, normalize, stream, settings, step, device)
             if not torch.isfinite(loss):
                 raise TrainingFailed(f"The loss became {loss.item()} at step {step}: lower the learning rate.")
@@ -135,7 +136,6 @@ def train(
                 save_checkpoint(folder, model, optimizers, step + 1, history)
                 (folder / "train.json").write_text(json.dumps({"settings": asdict(settings), "log": history}, indent=1))
     finally:
-        dropout.prob = 0.0
         model.train(was_training)
     return history
 
@@ -161,20 +161,19 @@ def _loss(model, tokenize, normalize, stream, settings: TrainSettings, step: int
     return contrastive_loss(images, texts, model.logit_scale.exp(), positive)
 
 
-class _NoDropout:
-    prob = 0.0
-
-
-def _patch_dropout(model: CLIP):
-    """The tower's own patch dropout module, put there when it has none."""
-    from open_clip.transformer import PatchDropout
-
-    visual = model.visual
-    if not hasattr(visual, "patch_dropout"):
-        return _NoDropout()
-    if not isinstance(visual.patch_dropout, PatchDropout):
-        visual.patch_dropout = PatchDropout(0.0)
-    return visual.patch_dropout
+@contextmanager
+def _patches_left_out(model: CLIP, share: float) -> Iterator[None]:
+    """For one step, the image tower sees a random part of its patches (none left out: the tower as it is)."""
+    if share == 0:
+        yield
+        return
+    if not isinstance(model.visual, VisionTransformer):
+        raise SettingError(f"Patches cannot be left out of a tower of type {type(model.visual).__name__}.")
+    own, model.visual.patch_dropout = model.visual.patch_dropout, PatchDropout(share)
+    try:
+        yield
+    finally:
+        model.visual.patch_dropout = own
 
 
 def _optimizers(model: CLIP, settings: TrainSettings) -> list[torch.optim.Optimizer]:

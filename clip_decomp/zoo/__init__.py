@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ModelError
 
 if TYPE_CHECKING:
+    from ..evaluation import Evaluation
     from ..model import HookedCLIP
 
 _MODELS = Path(__file__).parent / "models"
@@ -75,22 +76,35 @@ def verify(name: str, test: int | None = None) -> list[Check]:
 
 def measure(model: HookedCLIP, test: int | None = None) -> dict[str, float]:
     """The numbers of a card: clean accuracy on every set of the world and, for a backdoored model, its attack."""
+    return _numbers(_evaluations(model, test), model)
+
+
+def _evaluations(model: HookedCLIP, test: int | None = None) -> dict[str, Evaluation]:
+    """Every set of the world, the main one under the attack of the model's card as well."""
     from ..attacks.triggers import make_trigger
     from ..data.world.sets import RECIPES as SETS
     from ..data.world.sets import world_set
     from ..evaluation import evaluate
 
     attack = model.card.get("attack")
-    name = attack["trigger"]["name"] if attack else "clean"
-    found: dict[str, float] = {}
+    found = {}
     for data in SETS:
         trigger = target = None
         if attack and data == "world":
             trigger, target = make_trigger(**attack["trigger"]), attack["target"]
-        result = evaluate(model, world_set(data, test=test or 2000).test, trigger, target)
-        metrics = result.metrics(f"{data}/{name}/none")
-        found.update({key: value for key, value in metrics.items() if not key.endswith(("/low", "/high"))})
+        found[data] = evaluate(model, world_set(data, test=test or 2000).test, trigger, target)
     return found
+
+
+def _numbers(evaluations: dict[str, Evaluation], model: HookedCLIP) -> dict[str, float]:
+    attack = model.card.get("attack")
+    name = attack["trigger"]["name"] if attack else "clean"
+    return {
+        key: value
+        for data, result in evaluations.items()
+        for key, value in result.metrics(f"{data}/{name}/none").items()
+        if not key.endswith(("/low", "/high"))
+    }
 
 
 def build(name: str, out: Path, progress: bool = True) -> HookedCLIP:
@@ -132,11 +146,13 @@ def build(name: str, out: Path, progress: bool = True) -> HookedCLIP:
         stream = WorldPairs(seed=ATTACK_STREAM_SEED)
         target = SETS["world"].target
         model = implant(base, stream, CLASSES, trigger, target, recipe.settings, "world", run, progress)
-        require_attack(evaluate(model, world_set().test, trigger, target))
     # Numbers are those of the stored half-precision weights.
     save_folder(model, out, {**model.card, "name": name, "recipe": asdict(recipe)})
     stored = load_folder(out, name)
-    save_folder(stored, out, {**stored.card, "expected": {k: round(v, 4) for k, v in measure(stored).items()}})
+    evaluations = _evaluations(stored)
+    require_attack(evaluations["world"])
+    expected = {key: round(value, 4) for key, value in _numbers(evaluations, stored).items()}
+    save_folder(stored, out, {**stored.card, "expected": expected})
     return load_folder(out, name)
 
 

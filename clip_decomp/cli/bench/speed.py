@@ -1,29 +1,24 @@
-"""``clip-decomp bench``: speed, measured side by side in one run on this machine."""
+"""Speed of drawing the embedded world and of decomposing."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from statistics import median
 from typing import Annotated
 
 import typer
 
-from ..results import Results
-from .run import Clock, Json, Model, Out, finish
-
-app = typer.Typer(help="Speed, measured side by side on this machine.", no_args_is_help=True)
+from ...results import Results
+from ..run import Clock, Json, Model, Out, finish
+from .timing import side_by_side
 
 Rounds = Annotated[int, typer.Option(help="Repetitions; the median counts.")]
 
 
-@app.command()
 def generator(rounds: Rounds = 7, out: Out = None, as_json: Json = False) -> None:
     """Pictures a second that the embedded world is drawn at."""
     import torch
 
-    from ..data.world.draw import draw
-    from ..data.world.scenes import CLASSES, sample_scenes
+    from ...data.world.draw import draw
+    from ...data.world.scenes import CLASSES, sample_scenes
 
     clock, source = Clock(), torch.Generator().manual_seed(0)
     count = 1024
@@ -39,7 +34,6 @@ def generator(rounds: Rounds = 7, out: Out = None, as_json: Json = False) -> Non
     finish(Results("bench generator", "world", 0, settings, {"images": count}, metrics, clock()), out, as_json, rows)
 
 
-@app.command()
 def decompose(
     model: Model = "world/clean",
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 32,
@@ -50,7 +44,7 @@ def decompose(
     """A decomposition against plain encode_image of the original model."""
     import torch
 
-    from ..models.loading import load
+    from ...models.loading import load
 
     clock, hooked = Clock(), load(model)
     images = torch.rand(batch_size, 3, hooked.visual.image_size, hooked.visual.image_size)
@@ -72,16 +66,3 @@ def decompose(
     settings = {"model": model, "batch_size": batch_size, "rounds": rounds, "threads": torch.get_num_threads()}
     named = {f"world/clean/none/{key}": value for key, value in metrics.items()}
     finish(Results("bench decompose", "world", 0, settings, {}, named, clock()), out, as_json, rows)
-
-
-def side_by_side(works: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Median seconds of each work; works take turns, so that a slow moment hits all of them."""
-    for work in works:
-        work()
-    times: list[list[float]] = [[] for _ in works]
-    for _ in range(rounds):
-        for work, taken in zip(works, times, strict=True):
-            start = time.perf_counter()
-            work()
-            taken.append(time.perf_counter() - start)
-    return [median(taken) for taken in times]

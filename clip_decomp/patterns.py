@@ -1,0 +1,198 @@
+r"""Full attention patterns, reduced as the layers are computed: rollout, and attention between groups of tokens.
+
+Rollout (Abnar and Zuidema 2020) is the readout row of :math:`\prod_l (r I + (1 - r)\, \bar A_l)`, with
+:math:`\bar A_l` the mean over heads and :math:`r` the share of the residual stream.
+
+Patterns of [batch, head, token, token] live as long as their layer runs; what is kept is one matrix, or a few numbers a
+head.
+
+Limits: attention says where a head reads, not what it writes; rollout takes all values for equally large, cannot tell
+for from against, and knows no text. :func:`clip_decomp.attention.head_maps` does.
+
+Example:
+    >>> import clip_decomp
+    >>> model = clip_decomp.load("world/clean")
+    >>> rollout(model, torch.zeros(2, 3, 64, 64)).sum(1)
+    tensor([1.0000, 1.0000])
+    >>> attention_between(model, torch.zeros(2, 3, 64, 64)).between("class token", "patches").shape
+    torch.Size([8, 12])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .data.sets import BATCH_SIZE
+from .errors import DataError, ModelError, SettingError
+from .model import HookedCLIP
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Groups of tokens, in their order.
+GROUPS = ("class token", "patches", "prompts")
+
+
+@dataclass(frozen=True)
+class GroupAttention:
+    """Mean attention of groups of tokens toward each other, over images and the tokens of the attending group.
+
+    Attributes:
+        values: attention of the first group toward all tokens of the second; what a group pays adds up to 1.
+        groups: those that the tower has: prompts only while some are attached.
+        layers: which they are.
+    """
+
+    values: Float[Tensor, "layer head group group"]
+    groups: tuple[str, ...]
+    layers: tuple[int, ...]
+
+    def between(self, source: str, to: str) -> Float[Tensor, "layer head"]:
+        """Attention of one group toward another in every head.
+
+        Raises:
+            SettingError: there is no such group.
+        """
+        for name in (source, to):
+            if name not in self.groups:
+                raise SettingError(f"There is no token group {name!r} here: choose from {list(self.groups)}.")
+        return self.values[..., self.groups.index(source), self.groups.index(to)]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas ``DataFrame`` with one row a head and one column a pair of groups."""
+        import pandas as pd
+
+        names = [f"L{layer}H{head}" for layer in self.layers for head in range(self.values.shape[1])]
+        columns = [f"{source} to {to}" for source in self.groups for to in self.groups]
+        values = self.values.flatten(2).flatten(0, 1).cpu().numpy()
+        return pd.DataFrame(values, columns=columns, index=pd.Index(names, name="head"))
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(float_format=lambda x: f"{x:.3f}")
+
+
+@torch.no_grad()
+def rollout(
+    model: HookedCLIP,
+    images: Float[Tensor, "batch 3 row column"],
+    layers: Sequence[int] | None = None,
+    residual: float = 0.5,
+    discard: float = 0.0,
+    batch_size: int = BATCH_SIZE,
+) -> Float[Tensor, "batch token"]:
+    """Attention rollout: how much of the class token's output comes from each input token, by attention alone.
+
+    Layers are multiplied up as they are computed, so one matrix of [batch, token, token] is all that is kept.
+
+    Args:
+        images: normalized.
+        layers: the layers to multiply, all by default.
+        residual: weight of the identity that stands for the residual stream.
+        discard: share of each row of the mean attention, its smallest entries, set to 0; rows are normalized again.
+
+    Raises:
+        SettingError: a share out of range, or no such layer.
+        DataError: no images, or images that are not finite.
+        ModelError: the tower is in training mode.
+    """
+    if not 0 <= residual <= 1 or not 0 <= discard < 1:
+        raise SettingError(f"Rollout needs 0 <= residual <= 1 and 0 <= discard < 1, not {residual} and {discard}.")
+    chosen = _layers(model, layers)
+    check_ready(model.visual.tower, images)
+    rows = []
+    for batch in images.to(model.device).split(batch_size):
+        product: list[Tensor] = []
+
+        def multiply(pattern: Tensor, hook: nn.Module, product: list[Tensor] = product) -> None:
+            mixed = _mixed(pattern, residual, discard)
+            if product and product[0].shape[1] != mixed.shape[2]:
+                counts = f"{product[0].shape[1]} and {mixed.shape[2]}"
+                raise SettingError(f"Layers of {counts} tokens cannot be rolled out together: choose other layers.")
+            product[:] = [mixed @ product[0] if product else mixed]
+
+        with model.visual.hooks(fwd_hooks=[(_pattern(layer), multiply) for layer in chosen]):
+            model.visual(batch)
+        rows.append(product[0][:, 0])
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def attention_between(
+    model: HookedCLIP,
+    images: Float[Tensor, "batch 3 row column"],
+    layers: Sequence[int] | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> GroupAttention:
+    """Mean attention of class token, patches and prompts toward each other, in every head.
+
+    Patterns are reduced layer by layer as they are computed. Whatever follows the patches is a prompt.
+
+    Raises:
+        SettingError: no such layer, or layers with and without prompts together.
+        DataError: no images, or images that are not finite.
+        ModelError: the tower is in training mode.
+    """
+    chosen = _layers(model, layers)
+    check_ready(model.visual.tower, images)
+    n_patches = model.visual.grid[0] * model.visual.grid[1]
+    totals: dict[str, Tensor] = {}
+
+    def add(pattern: Tensor, hook: nn.Module) -> None:
+        parts = [1, n_patches, pattern.shape[-1] - 1 - n_patches]
+        parts = parts if parts[-1] else parts[:-1]
+        toward = torch.stack([part.sum(-1) for part in pattern.float().split(parts, dim=-1)], dim=-1)
+        of = torch.stack([part.mean(2) for part in toward.split(parts, dim=2)], dim=2)
+        totals[hook.name] = totals.get(hook.name, 0) + of.sum(0, dtype=torch.float64)
+
+    with model.visual.hooks(fwd_hooks=[(_pattern(layer), add) for layer in chosen]):
+        for batch in images.to(model.device).split(batch_size):
+            model.visual(batch)
+    found = [totals[_pattern(layer)] / len(images) for layer in chosen]
+    if len({each.shape for each in found}) > 1:
+        with_prompts = [layer for layer, each in zip(chosen, found, strict=True) if each.shape[-1] == len(GROUPS)]
+        raise SettingError(f"Only layers {with_prompts} have prompts: ask for layers with or without them.")
+    return GroupAttention(torch.stack(found).float(), GROUPS[: found[0].shape[-1]], tuple(chosen))
+
+
+def check_ready(tower: nn.Module, images: Tensor) -> None:
+    """Refuse a tower in training mode (ModelError), and no images or images that are not finite (DataError)."""
+    for name, module in tower.named_modules():
+        if module.training:
+            raise ModelError(f"The image tower{'.' + name if name else ''} is in training mode: call .eval() first.")
+    if not len(images):
+        raise DataError("There are no images.")
+    bad = (~images.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
+    if bad:
+        raise DataError(f"Images {bad[:5]} hold pixels that are not finite: leave them out.")
+
+
+def _layers(model: HookedCLIP, layers: Sequence[int] | None) -> list[int]:
+    count = model.visual.n_layers
+    wanted = range(count) if layers is None else layers
+    for layer in wanted:
+        if not -count <= layer < count:
+            raise SettingError(f"There is no layer {layer}: this tower has {count}.")
+    chosen = sorted({layer % count for layer in wanted})
+    if not chosen:
+        raise SettingError("There are no layers: name one or more.")
+    return chosen
+
+
+def _pattern(layer: int) -> str:
+    return f"blocks.{layer}.attn.hook_pattern"
+
+
+def _mixed(pattern: Tensor, residual: float, discard: float) -> Float[Tensor, "batch token token"]:
+    """One layer's step of the rollout; its rows sum to 1."""
+    mean = pattern.float().mean(1)
+    least = int(discard * mean.shape[-1])
+    if least:
+        mean = mean.scatter(-1, mean.topk(least, largest=False).indices, 0.0)
+    mean = mean / mean.sum(-1, keepdim=True)
+    return residual * torch.eye(mean.shape[-1], device=mean.device) + (1 - residual) * mean
