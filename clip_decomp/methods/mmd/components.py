@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import DataError
+from ...errors import DataError
 from .correction import Correction, adjust, check_correction, max_p
 from .kernel import Sigma, bandwidths, pool
 from .statistic import Estimator, check_estimator, permutation_p, splits, squared_mmd
@@ -112,18 +112,18 @@ def component_mmd(
     takes less memory and gives the same result. The coordinates ``z`` themselves are not orthonormal.
 
     Args:
-        sigma, estimator, scale: see :func:`~clip_decomp.mmd.mmd`.
+        sigma, estimator, scale: see :func:`~clip_decomp.methods.mmd.mmd`.
         permutations: random splits for p-values; 0 for none.
         correction: ``holm`` or ``bh`` (false discovery rate) of the p-values; ``max`` compares each component with the
             largest of all components under each permutation. A p-value cannot fall below ``1 / (1 + permutations)``,
             so 144 heads under ``holm`` need 2,879 permutations before one of them can reach 0.05; ``max`` needs 19,
             and it knows that heads go together.
-        paired: row i of both are versions of one picture; see :func:`~clip_decomp.mmd.mmd_test`.
+        paired: row i of both are versions of one picture; see :func:`~clip_decomp.methods.mmd.mmd_test`.
 
     Raises:
         DataError: not one or two component axes, components of different shapes, too few images, values that are not
             finite or no median distance (the message names the component).
-        SettingError: see :func:`~clip_decomp.mmd.mmd_test`; an unknown correction.
+        SettingError: see :func:`~clip_decomp.methods.mmd.mmd_test`; an unknown correction.
     """
     least = check_estimator(estimator)
     check_correction(correction)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import DataError, SettingError
+from ...errors import DataError, SettingError
 
 #: ``holm`` and ``bh`` work on p-values, ``max`` on the permuted values themselves.
 Correction = Literal["holm", "bh", "max"]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..errors import DataError, SettingError
+from ...errors import DataError, SettingError
 
 #: A bandwidth; ``median``: the median distance of pooled samples; several: the mean of their kernels.
 Sigma = float | Literal["median"] | Sequence[float]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..errors import SettingError
+from ...errors import SettingError
 from .kernel import kernel_sums
 
 #: ``biased``: the V-statistic of the papers, every pair counts; ``unbiased``: the U-statistic, pairs of two samples.

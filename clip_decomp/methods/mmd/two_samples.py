@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import SettingError
+from ...errors import SettingError
 from .kernel import Sigma, bandwidths, pool
 from .statistic import Estimator, check_estimator, permutation_p, splits, squared_mmd
 
