@@ -17,8 +17,11 @@ def register(app: typer.Typer) -> None:
     app.command()(ablate)
     app.command()(attack)
     app.command()(train)
-    from . import bench, zoo
+    from . import bench, reading, zoo
+    from .inspect import inspect
 
+    app.command()(inspect)
+    reading.register(app)
     app.add_typer(zoo.app, name="zoo")
     app.add_typer(bench.app, name="bench")
 

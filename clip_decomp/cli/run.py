@@ -139,11 +139,12 @@ def finish(results: Results, out: Path | None, as_json: bool, rows: list[tuple[s
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     table = Table(title=results.name, show_header=False, title_justify="left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))  # plain: brackets of a name are no markup
     console.print(table)
     if results.counts.get("skipped"):
         console.print(

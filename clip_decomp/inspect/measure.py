@@ -11,7 +11,6 @@ is exact for such pairs and finds smaller differences than mixing all pictures.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -24,9 +23,9 @@ from ..contributions import pictures
 from ..data.sets import ImageSet
 from ..errors import DataError, SettingError
 from ..evaluation import rate
+from ..methods.mmd import Sigma, mmd_test
 from ..methods.roles import RoleChange, compare_roles
 from ..methods.textspan import TextSpan, textspan
-from ..mmd import Sigma, mmd_test
 from ..moments import Moments
 from ..results import scale_of
 from ..texts import TextPool, encode_pool, text_pool, world_pool

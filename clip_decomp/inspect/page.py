@@ -126,13 +126,9 @@ def _properties(report: HeadReport) -> list[tuple[str, list[float]]]:
     return sorted((row for row in rows if max(row[1]) > 0), key=lambda row: row[1], reverse=True)
 
 
-def _effects(report: HeadReport) -> list[tuple[str, str, str, str]]:
-    what = {
-        "none": ("as it is", ""),
-        "direct": ("direct effect", "what the head writes is replaced, everything else stays as it was"),
-        "total": ("total effect", "its activation is replaced at every token, and the rest of the model runs on it"),
-    }
-    return [(*what[each.effect], cell(each.attack_success_rate), cell(each.clean_accuracy)) for each in report.ablated]
+def _effects(report: HeadReport) -> list[tuple[str, str, str]]:
+    names = {"none": "as it is", "direct": "direct effect", "total": "total effect"}
+    return [(names[each.effect], cell(each.attack_success_rate), cell(each.clean_accuracy)) for each in report.ablated]
 
 
 def _groups(report: HeadReport) -> list[tuple[str, list[tuple[int, str]]]]:

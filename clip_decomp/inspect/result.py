@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ..evaluation import Rate, interval_metrics
+from ..methods.mmd import MMDTest
 from ..methods.roles import RoleChange, property_shares
 from ..methods.textspan import TextSpan
-from ..mmd import MMDTest
 from ..texts import TextPool
 
 if TYPE_CHECKING:

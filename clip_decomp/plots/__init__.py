@@ -17,6 +17,7 @@ Example:
 
 from .ablations import head_map, sweeps
 from .distributions import detection, roc, similarity
+from .features import embedding_map, resistivity_curves
 from .images import pictures
 from .look import COLORS
 from .overlays import overlay, overlay_grid
@@ -26,10 +27,12 @@ __all__ = [
     "COLORS",
     "bars",
     "detection",
+    "embedding_map",
     "head_map",
     "overlay",
     "overlay_grid",
     "pictures",
+    "resistivity_curves",
     "roc",
     "similarity",
     "sweeps",

@@ -14,8 +14,8 @@ from ..errors import DataError, SettingError
 from .look import COLORS, INK, layout, literal, ticks
 
 if TYPE_CHECKING:
-    from ..embedding import Embedding
-    from ..resistivity import Resistivity
+    from ..methods.embedding import Embedding
+    from ..methods.resistivity import Resistivity
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down")
 _PANELS = ("Class token; on its own at the right: the representation", "Average of the patches")

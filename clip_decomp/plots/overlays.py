@@ -18,7 +18,8 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -32,25 +33,20 @@ _Picture = UInt8[np.ndarray, "3 row column"]
 _Heat = Float[np.ndarray, "row column"]
 
 #: Width in pixels that panels are laid out for on a desk and on a phone, and the largest panel.
-_WIDE, _NARROW, _LARGEST = 930, 420, 300
-_GAP, _LINE, _BELOW = 0.06, 16, 66
+_WIDE, _NARROW, _LARGEST = 930, 400, 300
+_GAP, _LINE, _BELOW = 0.06, 17, 72
+#: Characters in a row on the smallest phone, and the pixels of a picture for each pixel of a panel.
+_CHARACTERS, _SHARP = 45, 1.5
+#: Up to this height pictures are never JPEG, which would wash out a trigger's noise.
+_SMALL = 128
 _DIVERGING = (
-    "rgba(0,68,136,0.9)",
-    "rgba(0,114,178,0.55)",
-    "rgba(255,255,255,0)",
-    "rgba(213,94,0,0.6)",
-    "rgba(140,30,0,0.9)",
-)
+    "rgba(0,68,136,0.9)", "rgba(0,114,178,0.55)", "rgba(255,255,255,0)", "rgba(213,94,0,0.6)", "rgba(140,30,0,0.9)",
+)  # fmt: skip
 _RISING = ("rgba(255,255,255,0)", "rgba(230,159,0,0.55)", "rgba(213,94,0,0.75)", "rgba(120,20,0,0.9)")
 
 
 def overlay(
-    picture: _Picture,
-    heat: _Heat,
-    title: str,
-    colorbar_title: str,
-    diverging: bool = True,
-    limit: float | None = None,
+    picture: _Picture, heat: _Heat, title: str, colorbar_title: str, diverging: bool = True, limit: float | None = None
 ) -> go.Figure:
     """A picture, and beside it the same picture under a heat map.
 
@@ -95,37 +91,35 @@ def overlay_grid(
         SettingError: names or pictures do not match the heat maps, or columns or limit are not positive.
     """
     panels = _panels(pictures, heats, names)
-    columns = columns or _default_columns(len(panels))
-    narrow_columns = narrow_columns or -(-columns // 2)
+    columns = min(len(panels), 6 if len(panels) <= 24 else 12) if columns is None else columns
+    narrow_columns = -(-columns // 2) if narrow_columns is None else narrow_columns
     if columns < 1 or narrow_columns < 1:
         raise SettingError(f"A grid has one column or more, not {columns} and {narrow_columns}.")
+    panels = [panel.shrunk(round(_SHARP * min(_WIDE / columns, _LARGEST))) for panel in panels]
     together = math.gcd(columns, narrow_columns)
     strips = [panels[start : start + together] for start in range(0, len(panels), together)]
-    width = 9 * _NARROW // (60 * narrow_columns)
-    figure = go.Figure()
-    for place, strip in enumerate(strips):
-        _draw(figure, strip, place, together, width)
-    grids = [
-        _Grid(len(strips), together, across // together, screen, panels[0].aspect, _lines(panels, width))
+    width = max(_CHARACTERS // narrow_columns, 6)
+    drawn = [_draw(strip, place, together, width) for place, strip in enumerate(strips)]
+    # All at once: adding one by one checks everything before it again.
+    figure = go.Figure([trace for each in drawn for trace in each.traces])
+    figure.update_layout(annotations=[note for each in drawn for note in each.notes])
+    figure.update_layout({name: axis for each in drawn for name, axis in each.axes.items()})
+    figure.update_layout(images=[each.image for each in drawn])
+    lines = 1 + max(note["text"].count("<br>") for each in drawn for note in each.notes)
+    wide, narrow = (
+        _Grid(len(strips), together, across // together, screen, panels[0].aspect, lines)
         for across, screen in ((columns, _WIDE), (narrow_columns, _NARROW))
-    ]
-    wide, narrow = (grid.domains() for grid in grids)
-    # The color bar lies below the panels, whatever their height.
-    bars = [{"coloraxis.colorbar.y": -4 / grid.height} for grid in grids]
-    for key, value in wide.items():
-        axis, setting = key.split(".")
-        figure.update_layout({axis: {setting: value}})
+    )
     scale, clipped = _color_axis([panel.heat for panel in panels if panel.heat is not None], diverging, limit)
     label = literal(colorbar_title + (f" (beyond {limit:g}: last color)" if clipped else ""))
     scale["colorbar"]["title"] = {"text": label, "side": "top", "font": {"size": 13}}
-    scale["colorbar"]["y"] = bars[0]["coloraxis.colorbar.y"]
     figure.update_layout(coloraxis=scale)
     below = _BELOW + _LINE * label.count("<br>")
-    layout(figure, title, plot=grids[0].height, below=below)
-    figure.update_layout(margin_b=below)
+    layout(figure, title, plot=wide.height, below=below)
+    figure.update_layout(margin_b=below, **{key.replace(".", "_"): value for key, value in wide.settings().items()})
     desk = figure.layout.height
-    set_height(figure, desk, desk + grids[1].height - grids[0].height)
-    screens(figure, wide | bars[0], narrow | bars[1])
+    set_height(figure, desk, desk + narrow.height - wide.height)
+    screens(figure, wide.settings(), narrow.settings())
     return figure
 
 
@@ -138,6 +132,17 @@ class _Panel:
     @property
     def aspect(self) -> float:
         return self.picture.shape[1] / self.picture.shape[2]
+
+    def image(self) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(self.picture.transpose(1, 2, 0)))
+
+    def shrunk(self, width: int) -> _Panel:
+        """With a picture of at most this width."""
+        _, rows, columns = self.picture.shape
+        if columns <= width:
+            return self
+        smaller = self.image().resize((width, max(1, round(rows * width / columns))), Image.Resampling.LANCZOS)
+        return replace(self, picture=np.asarray(smaller).transpose(2, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -166,11 +171,12 @@ class _Grid:
     def height(self) -> float:
         return self.row * -(-self.strips // self.across)
 
-    def domains(self) -> dict[str, list[float]]:
+    def settings(self) -> dict[str, Any]:
+        """Where everything lies; the color bar is below the panels, whatever their height."""
         columns = self.across * self.together
         unit = 1 / (columns + _GAP * (columns - 1))
         step, width = unit * self.together * (1 + _GAP), unit * (self.together + _GAP * (self.together - 1))
-        found = {}
+        found: dict[str, Any] = {"coloraxis.colorbar.y": -12 / self.height}
         for place in range(self.strips):
             row, column = divmod(place, self.across)
             top = 1 - (row * self.row + _LINE * self.lines) / self.height
@@ -183,12 +189,6 @@ class _Grid:
 def _axes(place: int) -> tuple[str, str]:
     number = "" if place == 0 else str(place + 1)
     return f"xaxis{number}", f"yaxis{number}"
-
-
-def _default_columns(panels: int) -> int:
-    if panels <= 4:
-        return panels
-    return 6 if panels <= 24 else 12
 
 
 def _panels(pictures, heats, names) -> list[_Panel]:
@@ -218,52 +218,56 @@ def _panels(pictures, heats, names) -> list[_Panel]:
     return [_Panel(*each) for each in zip(shown, maps, names, strict=True)]
 
 
-def _lines(panels: Sequence[_Panel], width: int) -> int:
-    return max(literal(panel.name, width).count("<br>") for panel in panels) + 1
+class _Drawing(NamedTuple):
+    """Panels side by side, on axes in pixels of the picture."""
+
+    traces: list[go.Heatmap]
+    notes: list[dict]
+    image: dict
+    axes: dict[str, dict]
 
 
-def _draw(figure: go.Figure, strip: Sequence[_Panel], place: int, together: int, width: int) -> None:
-    """Panels side by side on axes in pixels of the picture."""
+def _draw(strip: Sequence[_Panel], place: int, together: int, width: int) -> _Drawing:
     _, rows, columns = strip[0].picture.shape
     step = columns + round(_GAP * columns)
-    x_axis, y_axis = (name.replace("axis", "") for name in _axes(place))
+    gap = step - columns
+    names = _axes(place)
+    x, y = (name.replace("axis", "") for name in names)
+    traces, notes = [], []
     for k, panel in enumerate(strip):
+        notes.append({
+            "text": literal(panel.name, width), "xref": x, "yref": y, "x": k * step, "y": 0, "xanchor": "left",
+            "yanchor": "bottom", "xshift": -1, "align": "left", "showarrow": False, "font": {"size": 12},
+            "borderpad": 0,
+        })  # fmt: skip
         if panel.heat is not None:
             dx, dy = columns / panel.heat.shape[1], rows / panel.heat.shape[0]
-            figure.add_trace(
-                go.Heatmap(
-                    z=panel.heat, x0=k * step + dx / 2, dx=dx, y0=dy / 2, dy=dy, xaxis=x_axis, yaxis=y_axis,
-                    name=literal(panel.name), hovertemplate="%{z:.3g}<extra>%{fullData.name}</extra>",
-                    coloraxis="coloraxis",
-                )
-            )  # fmt: skip
-        figure.add_annotation(
-            text=literal(panel.name, width), xref=x_axis, yref=y_axis, x=k * step, y=0, xanchor="left",
-            yanchor="bottom", xshift=-1, align="left", showarrow=False, font={"size": 12}, borderpad=0,
-        )  # fmt: skip
-    figure.add_layout_image(
-        source=_sheet(strip, step), xref=x_axis, yref=y_axis, x=0, y=0, sizex=len(strip) * step - (step - columns),
-        sizey=rows, sizing="stretch", layer="below",
-    )  # fmt: skip
-    names = dict(zip("xy", _axes(place), strict=True))
+            traces.append(go.Heatmap(
+                z=panel.heat, x0=k * step + dx / 2, dx=dx, y0=dy / 2, dy=dy, xaxis=x, yaxis=y, coloraxis="coloraxis",
+                name=literal(panel.name), hovertemplate="%{z:.3g}<extra>%{fullData.name}</extra>",
+            ))  # fmt: skip
+    image = {
+        "source": _sheet(strip, step), "sizing": "stretch", "layer": "below", "xref": x, "yref": y, "x": 0, "y": 0,
+        "sizex": len(strip) * step - gap, "sizey": rows,
+    }  # fmt: skip
     hidden = {"visible": False, "constrain": "domain"}
-    across = {**hidden, "range": [0, together * step - (step - columns)], "constraintoward": "left", "anchor": y_axis}
-    down = {**hidden, "range": [rows, 0], "constraintoward": "top", "anchor": x_axis, "scaleanchor": x_axis}
-    figure.update_layout({names["x"]: across, names["y"]: down})
+    across = {**hidden, "range": [0, together * step - gap], "constraintoward": "left", "anchor": y}
+    down = {**hidden, "range": [rows, 0], "constraintoward": "top", "anchor": x, "scaleanchor": x}
+    return _Drawing(traces, notes, image, {names[0]: across, names[1]: down})
 
 
 def _sheet(strip: Sequence[_Panel], step: int) -> str:
-    """The pictures of a strip as one image: a data URI, PNG or JPEG, whichever is shorter."""
+    """The pictures of a strip as one data URI: PNG, or JPEG for large ones if that is shorter."""
     _, rows, columns = strip[0].picture.shape
     kind = "RGB" if any(panel.heat is None for panel in strip) else "L"
     sheet = Image.new(kind, (len(strip) * step - (step - columns), rows), "white")
     for k, panel in enumerate(strip):
-        picture = Image.fromarray(np.ascontiguousarray(panel.picture.transpose(1, 2, 0)))
+        picture = panel.image()
         if panel.heat is not None:
-            picture = picture.convert("L").point(lambda value: 90 + value * 165 // 255)
+            picture = picture.convert("L").point([90 + value * 165 // 255 for value in range(256)])
         sheet.paste(picture.convert(kind), (k * step, 0))
     found = []
-    for file, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):
+    for file, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85}))[: 1 if sheet.height <= _SMALL else 2]:
         buffer = io.BytesIO()
         sheet.save(buffer, file, **options)
         found.append(f"data:image/{file};base64," + base64.b64encode(buffer.getvalue()).decode("ascii"))
@@ -283,8 +287,8 @@ def _color_axis(heats: Sequence[np.ndarray], diverging: bool, limit: float | Non
         "cmin": -end if diverging else min(low, 0.0),
         "cmax": end,
         "colorbar": {
-            "orientation": "h", "yanchor": "top", "thickness": 12, "len": 1, "nticks": 6, "exponentformat": "power",
-            "outlinewidth": 1, "outlinecolor": "#9AA0A6",
+            "orientation": "h", "yanchor": "top", "thickness": 12, "len": 1, "xpad": 0, "ypad": 0, "nticks": 6,
+            "exponentformat": "power", "outlinewidth": 1, "outlinecolor": "#9AA0A6",
         },
     }  # fmt: skip
     return axis, limit is not None and largest > limit

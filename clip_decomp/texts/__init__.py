@@ -17,4 +17,9 @@ from .general import text_pool
 from .pool import TextPool, read_pool
 from .world import world_pool
 
-__all__ = ["TextPool", "encode_pool", "read_pool", "text_pool", "world_pool"]
+__all__ = ["TextPool", "default_pool", "encode_pool", "read_pool", "text_pool", "world_pool"]
+
+
+def default_pool(data_name: str) -> TextPool:
+    """The pool for a data set: the embedded world's own texts for its pictures, the general ones for all others."""
+    return world_pool() if data_name.split(":")[0] == "world" else text_pool()

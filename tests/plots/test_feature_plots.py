@@ -4,10 +4,10 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from clip_decomp.embedding import Embedding, EmbeddingNumbers
 from clip_decomp.errors import DataError, SettingError
+from clip_decomp.methods.embedding import Embedding, EmbeddingNumbers
+from clip_decomp.methods.resistivity import Resistivity
 from clip_decomp.plots.features import embedding_map, resistivity_curves
-from clip_decomp.resistivity import Resistivity
 
 HOSTILE = "<script>alert(1)</script> %{x}"
 ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt; &#37;{x}"

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from clip_decomp.attacks.triggers import BadNet
-from clip_decomp.embedding import embed, paired_features
 from clip_decomp.errors import DataError, SettingError
+from clip_decomp.methods.embedding import embed, paired_features
 
 CLASSES, EACH, WIDTH = 4, 15, 12
 LABELS = torch.arange(CLASSES * EACH) % CLASSES

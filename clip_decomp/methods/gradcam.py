@@ -10,10 +10,12 @@ In a vision transformer the class token is left out of the average and of the ma
 last block's attention, as in pytorch-grad-cam: later patches are not read any more. Residual networks go through
 captum's ``LayerGradCam``.
 
-Limits: a local, linear view; parts that speak against the text are cut to zero; maps are not normalized, so only maps
-of one place and one kind of target compare. Averaging the gradient over patches supposes that features are as spread
-out as in a convolutional network, which for a transformer is an assumption; :func:`clip_decomp.attention.head_maps` is
-exact instead, for direct effects.
+Limits: a local, linear view. Where a feature has already decided the target, more of it raises nothing, and it may
+vanish from the map: in ``world/badnet`` the maps of triggered pictures toward the attack's target leave the trigger
+out, while :func:`~clip_decomp.methods.attention.relevance`, which is exact for direct effects, points at it. What
+speaks against the text is cut to zero. Maps are not normalized: only maps of one place and one kind of target compare.
+Averaging over patches supposes gradients that are alike everywhere, as after a convolutional network's pooling; a
+transformer's need not be.
 
 Example:
     >>> import clip_decomp
@@ -34,10 +36,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..data.sets import BATCH_SIZE
+from ..errors import ModelError, SettingError
+from ..model import HookedCLIP
 from .attention import check_texts, patch_grid
-from .data.sets import BATCH_SIZE
-from .errors import ModelError, SettingError
-from .model import HookedCLIP
 from .patterns import check_ready
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from clip_decomp.attacks.triggers import BadNet, Blended
 from clip_decomp.data.sets import ImageSet, TensorSource
 from clip_decomp.errors import DataError, ModelError, SettingError
-from clip_decomp.perturbations import (
+from clip_decomp.methods.perturbations import (
     PERTURBATIONS,
     ColorJitter,
     GaussianBlur,
@@ -21,7 +21,7 @@ from clip_decomp.perturbations import (
     PixelFunction,
     make_perturbation,
 )
-from clip_decomp.resistivity import Resistivity, resistivity
+from clip_decomp.methods.resistivity import Resistivity, resistivity
 
 
 def nothing(pixels, numbers):

@@ -40,7 +40,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from .errors import SettingError
+from ..errors import SettingError
 
 
 class Perturbation(Protocol):

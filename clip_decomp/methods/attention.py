@@ -4,7 +4,7 @@ r"""Where heads look, and what they carry from there: maps over patches from att
 * :func:`head_maps`, :func:`relevance`: what each patch writes through heads, toward a text (Gandelsman et al. 2024): a
   part of the exact sum :math:`\mathrm{head}_{l,h} = \sum_n a^{l,h}_n\, v^{l,h}_n W_O^{l,h} W_{read} / \sigma`.
 * :func:`split_tokens`: how the row divides between class token, patches and prompts.
-* :func:`rollout`, :func:`attention_between`: of full patterns, see :mod:`clip_decomp.patterns`.
+* :func:`rollout`, :func:`attention_between`: of full patterns, see :mod:`clip_decomp.methods.patterns`.
 
 Limits: attention says where a head reads, not what it writes. Token maps are direct effects only, and in late layers a
 patch's token has already mixed with the others.
@@ -31,8 +31,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .decomposition import Decomposition
-from .errors import SettingError
+from ..decomposition import Decomposition
+from ..errors import SettingError
 from .patterns import GROUPS, GroupAttention, attention_between, rollout
 
 if TYPE_CHECKING:

@@ -36,11 +36,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .attacks.triggers import Trigger
-from .contributions import pictures
-from .data.sets import BATCH_SIZE, ImageSet
-from .errors import DataError, SettingError
-from .evaluation import Encoder
+from ..attacks.triggers import Trigger
+from ..contributions import pictures
+from ..data.sets import BATCH_SIZE, ImageSet
+from ..errors import DataError, SettingError
+from ..evaluation import Encoder
 
 #: Below this mean distance of two clean pictures there is nothing to compare distances with.
 _CONSTANT = 1e-12

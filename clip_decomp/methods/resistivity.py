@@ -20,7 +20,7 @@ layer rather than layers under one perturbation.
 Example:
     >>> import clip_decomp
     >>> from clip_decomp.data import open_data
-    >>> from clip_decomp.perturbations import HorizontalFlip
+    >>> from clip_decomp.methods.perturbations import HorizontalFlip
     >>> model = clip_decomp.load("world/clean")
     >>> flipped = resistivity(model, open_data("world", 64, test=8).test, HorizontalFlip())
     >>> flipped.layers
@@ -42,10 +42,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from .contributions import pictures
-from .data.sets import BATCH_SIZE, ImageSet
-from .errors import DataError, ModelError, SettingError
-from .model import HookedCLIP
+from ..contributions import pictures
+from ..data.sets import BATCH_SIZE, ImageSet
+from ..errors import DataError, ModelError, SettingError
+from ..model import HookedCLIP
 from .perturbations import Perturbation
 
 #: The layer number of what enters block 0.
@@ -135,7 +135,7 @@ def resistivity(
 
     Args:
         perturbation: any callable (pictures in 0..1, their numbers in the data) -> pictures: one of
-            :mod:`clip_decomp.perturbations`, a trigger, a function.
+            :mod:`clip_decomp.methods.perturbations`, a trigger, a function.
         layers: -1 for the input of block 0, l for the residual stream after block l; all by default.
         progress: the label of a progress bar; none without it.
         name: what results call the perturbation; its own ``name``, or the function's, by default.

@@ -7,7 +7,7 @@ Patterns of [batch, head, token, token] live as long as their layer runs; what i
 head.
 
 Limits: attention says where a head reads, not what it writes; rollout takes all values for equally large, cannot tell
-for from against, and knows no text. :func:`clip_decomp.attention.head_maps` does.
+for from against, and knows no text. :func:`clip_decomp.methods.attention.head_maps` does.
 
 Example:
     >>> import clip_decomp
@@ -28,9 +28,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .data.sets import BATCH_SIZE
-from .errors import DataError, ModelError, SettingError
-from .model import HookedCLIP
+from ..data.sets import BATCH_SIZE
+from ..errors import DataError, ModelError, SettingError
+from ..model import HookedCLIP
 
 if TYPE_CHECKING:
     import pandas as pd
