@@ -58,7 +58,7 @@ def signed(value: float, digits: int) -> str:
         ('+0.12', '−0.12', '0.00')
     """
     text = f"{abs(value):.{digits}f}"
-    return text if float(text) == 0 else ("−" if value < 0 else "+") + text
+    return text if float(text) == 0 else ("\N{MINUS SIGN}" if value < 0 else "+") + text
 
 
 def _lead(report: HeadReport) -> list[str]:

@@ -1,4 +1,7 @@
-"""Pictures for texts: who is pushed most and least, and by which patches. Only pictures that are shown are read again."""
+"""Pictures for texts: which are pushed most and least, and by which patches.
+
+Only the pictures that are shown are read again.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ from .result import Pushes, Shown, Side, Source, TextView
 
 #: Every layer's values of every token are in memory for this many pictures at a time.
 _BATCH = 16
-#: Pictures are shown about this wide, on dense screens too.
-_WIDEST = 192
+#: Pictures are shown about this wide.
+_WIDEST = 128
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _encode(pixels: Float[Tensor, "3 row column"]) -> str:
     picture = Image.fromarray((pixels * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())
     picture.thumbnail((_WIDEST, _WIDEST), Image.Resampling.LANCZOS)
     found = []
-    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 90, "subsampling": 0})):
+    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85, "subsampling": 0})):
         buffer = io.BytesIO()
         picture.save(buffer, kind, **options)
         found.append(f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii"))
