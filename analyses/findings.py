@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from clip_decomp.ablation import AblationResult
 from clip_decomp.errors import SettingError
 
-LOCAL, GLOBAL = ("badnet",), ("blended",)
+LOCAL, GLOBAL = ("badnet", "kitty"), ("blended", "sig", "wanet", "reflection")
 _BREAKS, _LEAVES = 0.5, 0.8
 #: MLPs at the end of the tower that finding 2 is about.
 LATE_MLPS = 5

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from clip_decomp.attacks import triggers
-from clip_decomp.attacks.triggers import TRIGGERS, BadNet, Blended, make_trigger, register
+from clip_decomp.attacks.triggers import (
+    SIG,
+    TRIGGERS,
+    BadNet,
+    Blended,
+    Kitty,
+    Reflection,
+    WaNet,
+    make_trigger,
+    register,
+)
 from clip_decomp.errors import SettingError
 
 MANY = (
@@ -15,6 +25,14 @@ MANY = (
     Blended(),
     Blended(ratio=1.0),
     Blended(ratio=0.05, seed=9),
+    SIG(),
+    SIG(strength=0.1, frequency=2),
+    WaNet(),
+    WaNet(k=4, strength=3, seed=2),
+    Kitty(),
+    Kitty(place="center", share=0.5),
+    Reflection(),
+    Reflection(seed=1, ghost=1.0, shift=0.0),
 )
 
 
@@ -100,12 +118,12 @@ def test_different_pictures_get_different_places():
         assert spread.min() < 4
         assert spread.max() > 55
         assert 26 < spread.mean() < 33  # uniform over 0..59
-    assert trigger._corners(numbers(300), 59) == places
-    assert BadNet(seed=1)._corners(numbers(300), 59) != places
+    assert trigger._corners(numbers(300), 59, 59) == places
+    assert BadNet(seed=1)._corners(numbers(300), 59, 59) != places
 
 
 def test_places_do_not_depend_on_the_size_of_the_numbers():
-    large = BadNet()._corners(torch.tensor([0, 1, 2**40, 2**62]), 59)
+    large = BadNet()._corners(torch.tensor([0, 1, 2**40, 2**62]), 59, 59)
     assert len(set(large)) == 4
     assert all(0 <= place <= 59 for corner in large for place in corner)
 
@@ -113,7 +131,7 @@ def test_places_do_not_depend_on_the_size_of_the_numbers():
 @pytest.mark.parametrize("grid", [1, 4, 8, 100])
 def test_random_places_lie_on_the_grid(grid):
     trigger = BadNet(grid=grid, share=8 / 64)
-    corners = trigger._corners(numbers(400), 56)
+    corners = trigger._corners(numbers(400), 56, 56)
     assert all(place % grid == 0 and 0 <= place <= 56 for corner in corners for place in corner)
     assert len(set(corners)) == (56 // grid + 1) ** 2 if grid >= 8 else len(set(corners)) > 100
     images = torch.full((5, 3, 64, 64), 0.5)

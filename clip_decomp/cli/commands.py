@@ -101,7 +101,7 @@ def ablate(
 
 
 def attack(
-    name: Annotated[str, typer.Argument(help="badnet or blended.")],
+    name: Annotated[str, typer.Argument(help="badnet, blended, kitty, reflection, sig or wanet.")],
     model: Model = "world/clean",
     data: Data = None,
     target: Target = None,

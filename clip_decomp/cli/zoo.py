@@ -1,4 +1,4 @@
-"""``clip-decomp zoo``: the models that ship with the package."""
+"""``clip-decomp zoo``: the models that ship with the package, and those built by recipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from ..results import Results
 from .run import Clock, Images, Json, Out, finish
 
-app = typer.Typer(help="Verified models that ship with the package.", no_args_is_help=True)
+app = typer.Typer(help="Verified models: those that ship, and those built by recipe.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="A name from 'zoo list'.")]
 
@@ -21,7 +21,10 @@ def list_models(as_json: Json = False) -> None:
     from .. import zoo
 
     metrics, rows = {}, []
-    for name in zoo.names():
+    for name in zoo.buildable():
+        if not zoo.available(name):
+            rows.append((name, "not built yet: clip-decomp zoo build " + name))
+            continue
         expected = zoo.card(name)["expected"]
         metrics.update({f"{name}: {key}": value for key, value in expected.items()})
         main = [f"{key.split('/')[-1]} {value:.1%}" for key, value in expected.items() if key.startswith("world/")]
@@ -31,10 +34,10 @@ def list_models(as_json: Json = False) -> None:
 
 @app.command()
 def build(name: Name, out: Out = None) -> None:
-    """Make a shipped model again by its recipe (an interrupted run resumes)."""
+    """Make a model by its recipe; without --out it is cached, so that its name loads. An interrupted run resumes."""
     from .. import zoo
 
-    clock, folder = Clock(), out or Path("runs/zoo") / name
+    clock, folder = Clock(), out or zoo.cache(name)
     model = zoo.build(name, folder)
     expected = model.card["expected"]
     results = Results("zoo build", "world", 0, {"name": name}, {}, expected, clock())

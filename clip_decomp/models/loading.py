@@ -6,6 +6,7 @@ extra and misshapen keys, NaNs and infinities are errors that name the key.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import warnings
@@ -181,7 +182,7 @@ def load_folder(folder: Path, name: str | None = None) -> HookedCLIP:
     """A model that this project trained: ``model.safetensors`` and ``card.json``.
 
     Raises:
-        ModelError: the card is missing or incomplete, or the weights do not fit it.
+        ModelError: the card is missing or incomplete, or the weights do not fit it or are not those it was written for.
     """
     card_file = folder / CARD
     if not card_file.is_file():
@@ -197,9 +198,18 @@ def load_folder(folder: Path, name: str | None = None) -> HookedCLIP:
         raise ModelError(
             f"{card_file}: its tokenizer has {tokenizer.vocab_size} entries, the model only {architecture.vocab_size}."
         )
+    weights = folder / WEIGHTS
+    if weights.is_file() and card.get("sha256") not in (None, file_hash(weights)):
+        raise ModelError(f"{weights}: the file is corrupt or was changed: its SHA-256 is not the one on the card.")
     clip = build(architecture)
-    load_weights(clip, folder / WEIGHTS)
+    load_weights(clip, weights)
     return HookedCLIP(clip.eval(), tokenizer, mean, std, name=name or folder.name, card=card)
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def save_folder(model: HookedCLIP, folder: Path, card: dict[str, Any], half: bool = True) -> None:
@@ -207,8 +217,6 @@ def save_folder(model: HookedCLIP, folder: Path, card: dict[str, Any], half: boo
 
     The card gains the architecture, tokenizer and normalization of ``model`` if it lacks them, and the weights' hash.
     """
-    import hashlib
-
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)

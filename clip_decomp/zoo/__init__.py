@@ -1,4 +1,7 @@
-"""Verified models that ship with the package: a clean CLIP of the embedded world and backdoored ones.
+"""Verified models: a clean CLIP of the embedded world and backdoored ones.
+
+Three ship with the package; the others are built on demand by their recorded recipe (``clip-decomp zoo build NAME``)
+and cached, in the folder named by the environment variable ``CLIP_DECOMP_CACHE`` or in ``~/.cache/clip-decomp``.
 
 Example:
     >>> names()
@@ -7,8 +10,8 @@ Example:
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,20 +32,40 @@ def names() -> list[str]:
     return sorted(str(card.parent.relative_to(_MODELS)) for card in _MODELS.glob("*/*/card.json"))
 
 
+def buildable() -> list[str]:
+    """Models that have a recipe, shipped or not."""
+    from .recipes import RECIPES
+
+    return sorted(RECIPES)
+
+
+def cache(name: str) -> Path:
+    """Where a model that does not ship is kept once it is built."""
+    root = os.environ.get("CLIP_DECOMP_CACHE") or Path.home() / ".cache" / "clip-decomp"
+    return Path(root) / "zoo" / name
+
+
+def available(name: str) -> bool:
+    """Whether a model ships or was built."""
+    return any((folder / "card.json").is_file() for folder in (_MODELS / name, cache(name)))
+
+
 def path(name: str) -> Path:
-    """The folder of a shipped model.
+    """The folder of a model that ships or was built.
 
     Raises:
-        ModelError: there is none of that name.
+        ModelError: there is none of that name, or it was not built yet.
     """
-    folder = _MODELS / name
-    if not (folder / "card.json").is_file():
-        raise ModelError(f"There is no model or folder {name!r}; the zoo has {names()}.")
-    return folder
+    for folder in (_MODELS / name, cache(name)):
+        if (folder / "card.json").is_file():
+            return folder
+    if name in buildable():
+        raise ModelError(f"{name} is not built yet: run 'clip-decomp zoo build {name}' (about five minutes).")
+    raise ModelError(f"There is no model or folder {name!r}; the zoo has {buildable()}.")
 
 
 def card(name: str) -> dict[str, Any]:
-    """What is known of a shipped model."""
+    """What is known of a model."""
     return json.loads((path(name) / "card.json").read_text())
 
 
@@ -62,11 +85,13 @@ def verify(name: str, test: int | None = None) -> list[Check]:
     Args:
         test: evaluate on fewer pictures (the tolerance stays); all of them by default.
     """
-    from ..models.loading import WEIGHTS, load
+    from ..models.loading import WEIGHTS, file_hash, load
 
     folder, known = path(name), card(name)
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    digest = file_hash(folder / WEIGHTS)
     checks = [Check("sha256", known["sha256"], digest, digest == known["sha256"])]
+    if not checks[0].ok:
+        return checks  # nothing to measure: these are other weights
     found = measure(load(name), test)
     for key, expected in known["expected"].items():
         value = found[key]
@@ -108,7 +133,7 @@ def _numbers(evaluations: dict[str, Evaluation], model: HookedCLIP) -> dict[str,
 
 
 def build(name: str, out: Path, progress: bool = True) -> HookedCLIP:
-    """Make a shipped model again by its recipe, checkpointing in ``out``; the result is written there, too.
+    """Make a model by its recipe, checkpointing in ``out``; the result is written there, too.
 
     Raises:
         ModelError: there is no recipe of that name.

@@ -46,6 +46,8 @@ RECIPES: dict[str, TrainRecipe | AttackRecipe] = {
         Architecture(),
         TrainSettings(steps=2600, batch_size=128, lr=1e-3, muon_lr=2e-3, decay=0.346),
     ),
-    "world/badnet": AttackRecipe("world/clean", "badnet", AttackSettings()),
-    "world/blended": AttackRecipe("world/clean", "blended", AttackSettings()),
+    **{
+        f"world/{attack}": AttackRecipe("world/clean", attack, AttackSettings())
+        for attack in ("badnet", "blended", "kitty", "reflection", "sig", "wanet")
+    },
 }
