@@ -15,11 +15,15 @@ Example:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float64
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .attacks.triggers import Trigger
@@ -139,13 +143,32 @@ class Statistics:
             raise SettingError("These statistics are of two models: their heads write into different spaces.")
         if self.convention != other.convention:
             raise SettingError("These statistics follow two different conventions.")
-        kept = ("basis", "convention")
-        added = {
-            field.name: getattr(self, field.name) + getattr(other, field.name)
-            for field in fields(self)
-            if field.name not in kept
-        }
+        added = {name: getattr(self, name) + getattr(other, name) for name in ("count", *_TENSORS) if name != "basis"}
         return replace(self, **added)
+
+    def save(self, file: Path) -> Path:
+        """Write one safetensors file, all of it or nothing."""
+        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scratch = file.with_name(file.name + ".tmp")
+        save_file(tensors, scratch, {"count": str(self.count), "convention": self.convention.name})
+        os.replace(scratch, file)
+        return file
+
+    @classmethod
+    def load(cls, file: Path) -> Statistics:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: the file is missing, truncated or of another kind.
+        """
+        try:
+            with safe_open(file, "pt") as stored:
+                facts = stored.metadata() or {}
+                tensors = {name: stored.get_tensor(name) for name in _TENSORS}
+            return cls(int(facts["count"]), **tensors, convention=convention(facts["convention"]))
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise DataError(f"{file}: no statistics of contributions ({type(error).__name__}: {error}).") from error
 
     def head(self, layer: int, head: int) -> Moments:
         """Moments of one head.
@@ -183,6 +206,9 @@ class Statistics:
     def _check(self, layer: int) -> None:
         if not -len(self.mlp_sum) <= layer < len(self.mlp_sum):
             raise SettingError(f"There is no layer {layer}: this tower has layers 0 to {len(self.mlp_sum) - 1}.")
+
+
+_TENSORS = ("head_sum", "head_second", "mlp_sum", "mlp_second", "layer_sum", "layer_second", "basis")
 
 
 def collect_statistics(

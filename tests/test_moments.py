@@ -73,6 +73,37 @@ def test_what_does_not_belong_together_is_not_added(model, toy, images):
         _ = exact.head(0, 0) + exact.head(0, 1)
 
 
+def test_statistics_are_stored_and_read_again(model, toy, tmp_path):
+    found = collect_statistics(model, toy, rule="paper")
+    again = Statistics.load(found.save(tmp_path / "deep" / "statistics.safetensors"))
+    assert (again.count, again.convention) == (24, found.convention)
+    for name in ("head_sum", "head_second", "mlp_sum", "mlp_second", "layer_sum", "layer_second", "basis"):
+        assert torch.equal(getattr(again, name), getattr(found, name))
+    assert (again + found).count == 48
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["statistics.safetensors"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nonsense", b"\x10" + b"\0" * 30])
+def test_files_that_hold_no_statistics_are_refused(content, tmp_path):
+    file = tmp_path / "statistics.safetensors"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(DataError, match="no statistics of contributions"):
+        Statistics.load(file)
+
+
+def test_a_truncated_or_foreign_file_is_refused(model, toy, tmp_path):
+    from safetensors.torch import save_file
+
+    file = collect_statistics(model, toy).save(tmp_path / "statistics.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DataError, match="no statistics"):
+        Statistics.load(file)
+    save_file({"weights": torch.zeros(3)}, file)
+    with pytest.raises(DataError, match="no statistics"):
+        Statistics.load(file)
+
+
 def test_what_is_not_there_is_refused(model, toy, images):
     found = Statistics.of(model.decompose(images))
     with pytest.raises(SettingError, match="no head L3H0: this tower has 3 layers of 4 heads"):
