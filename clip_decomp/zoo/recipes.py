@@ -48,6 +48,7 @@ RECIPES: dict[str, TrainRecipe | AttackRecipe] = {
     ),
     **{
         f"world/{attack}": AttackRecipe("world/clean", attack, AttackSettings())
-        for attack in ("badnet", "blended", "kitty", "reflection", "sig", "wanet")
+        # Attacks whose settings were verified; how far the others get is in docs/reproduction.md.
+        for attack in ("badnet", "blended", "sig")
     },
 }
