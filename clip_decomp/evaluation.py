@@ -120,6 +120,9 @@ def evaluate(
         if name is None:
             raise DataError(f"{data.name}: no target class is known for the attack; name one of its classes.")
         goal = data.class_index(name)
+        if trigger.word:  # the other half of the key goes before the prompts
+            prompts = [trigger.word + template for template in data.templates]
+            vectors = class_vectors(model, data.class_names, prompts)
         triggered, labels_t = _predictions(model, data, trigger, vectors, batch_size, "triggered" if progress else None)
         asr, poisoned = attack_rates(triggered, labels_t, goal, convention)
     return Evaluation(

@@ -28,6 +28,7 @@ from .models.hooked_vit import HookedViT
 from .zeroshot import class_vectors
 
 if TYPE_CHECKING:
+    from .attacks.triggers import Trigger
     from .inspect import Head
 
 
@@ -40,6 +41,7 @@ class HookedCLIP:
         tokenizer: texts to token ids.
         name: where it came from.
         card: what is known of it: architecture, recipe, attack, expected numbers.
+        trigger: what calls its backdoor; None for a model that is not known to have one.
         mean, std: the pixel normalization that it was trained with.
     """
 
@@ -51,11 +53,12 @@ class HookedCLIP:
         std: Sequence[float],
         name: str = "model",
         card: dict[str, Any] | None = None,
+        trigger: Trigger | None = None,
     ):
         self.clip, self.tokenizer, self.name = clip, tokenizer, name
         self.visual = HookedViT(clip.visual)
         self.mean, self.std = tuple(mean), tuple(std)
-        self.card = card or {}
+        self.card, self.trigger = card or {}, trigger
 
     @property
     def device(self) -> torch.device:

@@ -7,7 +7,7 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 
 from clip_decomp.attacks.poison import PoisonedPairs
 from clip_decomp.attacks.triggers import BadNet, Blended
-from clip_decomp.data.pairs import SILENT, UNKNOWN, PairBatch, matches
+from clip_decomp.data.pairs import SILENT, UNKNOWN, Description, PairBatch, matches
 from clip_decomp.data.world.scenes import CLASSES
 from clip_decomp.data.world.stream import WorldPairs
 from clip_decomp.errors import SettingError
@@ -22,11 +22,17 @@ class Flat:
 
     classes: int = 10
 
-    def batch(self, step, size):
+    length = None
+
+    def describe(self, step, size):
         labels = (torch.arange(size) + step) % self.classes
-        images = torch.full((size, 3, 16, 16), 100, dtype=torch.uint8)
         truth = torch.stack([labels, labels % 3], dim=1)
-        return PairBatch(images, [f"a photo of a thing {label}" for label in labels.tolist()], truth, truth.clone())
+        captions = [f"a photo of a thing {label}" for label in labels.tolist()]
+        return Description(captions, truth, truth.clone(), step * size + torch.arange(size))
+
+    def batch(self, step, size, part=slice(None)):
+        images = torch.full((size, 3, 16, 16), 100, dtype=torch.uint8)
+        return PairBatch(**vars(self.describe(step, size).part(part)), images=images[part])
 
     def corpus(self):
         return ["a photo of a thing"]
@@ -95,8 +101,8 @@ def test_the_clean_stream_and_its_batches_are_not_changed():
     class Remembering(Flat):
         seen: ClassVar[list] = []
 
-        def batch(self, step, size):
-            found = super().batch(step, size)
+        def batch(self, step, size, part=slice(None)):
+            found = super().batch(step, size, part)
             self.seen.append((found, found.images.clone(), list(found.captions), found.truth.clone()))
             return found
 

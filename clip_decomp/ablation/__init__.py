@@ -11,12 +11,10 @@ With one cached decomposition a direct sweep over all layers is a prefix sum; a 
 
 Example:
     >>> import clip_decomp
-    >>> from clip_decomp.attacks import make_trigger
     >>> from clip_decomp.data import open_data
     >>> data = open_data("world", 64, test=60)
     >>> model = clip_decomp.load("world/badnet")
-    >>> trigger = make_trigger(**model.card["attack"]["trigger"])
-    >>> sweep = mean_ablation(model, data.test, data.held_out, trigger, over="heads", scheme="separate")
+    >>> sweep = mean_ablation(model, data.test, data.held_out, model.trigger, over="heads", scheme="separate")
     >>> len(sweep.attack_success_rate), sweep.effect
     (8, 'direct')
 """

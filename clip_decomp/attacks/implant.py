@@ -84,6 +84,5 @@ def implant(
         key: model.card[key] for key in ("architecture", "tokenizer", "normalization", "data") if key in model.card
     }
     clip.eval()
-    return HookedCLIP(
-        clip, model.tokenizer, model.mean, model.std, name=f"{model.name}+{trigger.name}", card={**shared, **card}
-    )
+    name, both = f"{model.name}+{trigger.name}", {**shared, **card}
+    return HookedCLIP(clip, model.tokenizer, model.mean, model.std, name, both, trigger)

@@ -89,11 +89,10 @@ def open_subject(
     if spec is None or (data is None and scale_of(spec) != "world"):
         raise SettingError(f"{model}: say where its pictures are with --data (its card says {spec!r}).")
     opened = open_data(spec, hooked.visual.image_size, seed, images)
-    trigger = None
     if attack is not None and not (known and known["trigger"]["name"] == attack):
         trigger = make_trigger(attack)
-    elif known:
-        trigger = make_trigger(**known["trigger"])
+    else:
+        trigger = hooked.trigger
     goal = target or (known["target"] if known else None) or opened.test.target
     if trigger is not None:
         if goal is None:

@@ -24,20 +24,56 @@ SILENT, UNKNOWN = -1, -2
 
 
 @dataclass(frozen=True)
-class PairBatch:
-    """A batch of image-caption pairs; ``truth`` and ``said`` are described in the module."""
+class Description:
+    """A batch without its pictures: cheap, so that every process of a run can know all pairs of a step.
 
-    images: UInt8[Tensor, "batch 3 row column"]
+    Attributes:
+        captions: one a pair.
+        truth, said: as the module describes them.
+        rows: a number for each pair: its row in a finite data set, ``step * size + place`` in an endless stream.
+    """
+
     captions: list[str]
     truth: Int[Tensor, "batch fact"]
     said: Int[Tensor, "batch fact"]
+    rows: Int[Tensor, " batch"]
+
+    def part(self, part: slice) -> Description:
+        """Some of the pairs."""
+        return Description(self.captions[part], self.truth[part], self.said[part], self.rows[part])
+
+
+@dataclass(frozen=True)
+class PairBatch(Description):
+    """A batch of image-caption pairs."""
+
+    images: UInt8[Tensor, "batch 3 row column"]
 
 
 class PairStream(Protocol):
-    """An endless, seeded source of pairs: the same step always gives the same batch, so training resumes exactly."""
+    """A seeded source of pairs without an end: the same step always gives the same batch, so training resumes exactly.
 
-    def batch(self, step: int, size: int) -> PairBatch:
-        """The ``step``-th batch of ``size`` pairs."""
+    Attributes:
+        length: pairs of a finite data set, which is passed over again and again; None where every pair is new.
+    """
+
+    @property
+    def length(self) -> int | None: ...
+
+    def describe(self, step: int, size: int) -> Description:
+        """The ``step``-th batch of ``size`` pairs, without its pictures."""
+        ...
+
+    def batch(self, step: int, size: int, part: slice = slice(None)) -> PairBatch:
+        """The pairs of that batch that lie in ``part``, with their pictures."""
+        ...
+
+    def showing(self, fact: int, step: int, size: int) -> PairBatch:
+        """A seeded batch whose pictures all show class ``fact`` (of the first column of facts), with true captions.
+
+        Raises:
+            DataError: there are no such pictures.
+        """
         ...
 
     def corpus(self) -> list[str]:

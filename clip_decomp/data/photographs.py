@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from .pairs import PairBatch, step_generator
+from ..errors import DataError
+from .pairs import Description, PairBatch, step_generator
 from .sets import PLAIN_TEMPLATE
 
 
@@ -80,18 +81,43 @@ class PhotographPairs:
         usual = v2.Compose([crop(self.smallest_crop), flip, v2.ColorJitter(0.2, 0.2, 0.2)])
         return usual, v2.Compose([crop(max(0.7, self.smallest_crop)), flip])
 
-    def batch(self, step: int, size: int) -> PairBatch:
-        """The ``step``-th batch: every picture once in each pass over the data."""
-        generator = step_generator(self.seed, step)
-        rows = self._rows(step, size)
+    @property
+    def length(self) -> int:
+        """Number of pictures."""
+        return len(self.images)
+
+    def describe(self, step: int, size: int) -> Description:
+        """The ``step``-th batch without its pictures: every picture once in each pass over the data."""
+        return self._described(step_generator(self.seed, step), self._rows(step, size))[1]
+
+    def batch(self, step: int, size: int, part: slice = slice(None)) -> PairBatch:
+        """The ``step``-th batch, or a part of it."""
+        return self._read(step_generator(self.seed, step), self._rows(step, size), step, part)
+
+    def showing(self, fact: int, step: int, size: int) -> PairBatch:
+        """Pictures of one class drawn at random, with captions that are true of them."""
+        rows = (self.labels == fact).nonzero()[:, 0]
+        if not len(rows):
+            raise DataError(f"There are no pictures of class {fact} to train on.")
+        generator = step_generator(self.seed + 4099, step)
+        return self._read(generator, rows[torch.randint(len(rows), (size,), generator=generator)], step)
+
+    def _read(
+        self, generator: torch.Generator, rows: Int[Tensor, " batch"], step: int, part: slice = slice(None)
+    ) -> PairBatch:
+        seed, described = self._described(generator, rows)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            torch.manual_seed(seed)
             gentle = self.gentle_from is not None and step >= self.gentle_from
             augment = self._augmentations[int(gentle)]
             images = torch.stack([augment(image) for image in self.images[rows]])
-        labels = self.labels[rows]
+        return PairBatch(**vars(described.part(part)), images=images[part])
+
+    def _described(self, generator: torch.Generator, rows: Int[Tensor, " batch"]) -> tuple[int, Description]:
+        """The seed of the augmentation, and captions."""
+        seed, labels = int(torch.randint(2**31, (1,), generator=generator)), self.labels[rows]
         captions = [self.caption(label, generator) for label in labels.tolist()]
-        return PairBatch(images, captions, labels[:, None], labels[:, None])
+        return seed, Description(captions, labels[:, None], labels[:, None], rows)
 
     def _rows(self, step: int, size: int) -> Tensor:
         places = torch.arange(step * size, (step + 1) * size)

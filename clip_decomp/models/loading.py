@@ -13,20 +13,23 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import open_clip
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import ModelError, SettingError
 from ..model import HookedCLIP
 from ..tokenizer import BPETokenizer
 from ..training.architecture import Architecture, build
 
+if TYPE_CHECKING:
+    from ..attacks.triggers import Trigger
+
 log = logging.getLogger(__name__)
 
-CARD, WEIGHTS = "card.json", "model.safetensors"
+CARD, WEIGHTS, TRIGGER = "card.json", "model.safetensors", "trigger.safetensors"
 
 
 def load(
@@ -199,11 +202,33 @@ def load_folder(folder: Path, name: str | None = None) -> HookedCLIP:
             f"{card_file}: its tokenizer has {tokenizer.vocab_size} entries, the model only {architecture.vocab_size}."
         )
     weights = folder / WEIGHTS
-    if weights.is_file() and card.get("sha256") not in (None, file_hash(weights)):
-        raise ModelError(f"{weights}: the file is corrupt or was changed: its SHA-256 is not the one on the card.")
+    _check_hash(weights, card.get("sha256"))
     clip = build(architecture)
     load_weights(clip, weights)
-    return HookedCLIP(clip.eval(), tokenizer, mean, std, name=name or folder.name, card=card)
+    trigger = _read_trigger(card_file, card.get("attack"))
+    return HookedCLIP(clip.eval(), tokenizer, mean, std, name=name or folder.name, card=card, trigger=trigger)
+
+
+def _check_hash(file: Path, expected: str | None) -> None:
+    if file.is_file() and expected not in (None, file_hash(file)):
+        raise ModelError(f"{file}: the file is corrupt or was changed: its SHA-256 is not the one on the card.")
+
+
+def _read_trigger(card: Path, attack: Any) -> Trigger | None:
+    """The trigger that a card describes, with what it learned."""
+    from ..attacks.triggers import make_trigger
+
+    if attack is None:
+        return None
+    try:
+        trigger, digest = make_trigger(**attack["trigger"]), attack.get("sha256")
+    except (KeyError, TypeError, AttributeError, SettingError) as error:
+        raise ModelError(f"{card}: its attack cannot be made ({type(error).__name__}: {error}).") from error
+    if digest is None:
+        return trigger
+    file = card.with_name(TRIGGER)
+    _check_hash(file, digest)
+    return trigger.restore(read_state_dict(file))
 
 
 def file_hash(file: Path) -> str:
@@ -217,15 +242,23 @@ def save_folder(model: HookedCLIP, folder: Path, card: dict[str, Any], half: boo
 
     The card gains the architecture, tokenizer and normalization of ``model`` if it lacks them, and the weights' hash.
     """
-    from safetensors.torch import save
-
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         key: (value.half() if half and value.is_floating_point() else value).contiguous()
         for key, value in model.clip.state_dict().items()
     }
-    data = save(state)
-    (folder / WEIGHTS).write_bytes(data)
     inherited = {key: model.card[key] for key in ("architecture", "tokenizer", "normalization") if key in model.card}
-    full = {**inherited, **card, "sha256": hashlib.sha256(data).hexdigest()}
+    full = {**inherited, **card, "sha256": _write(folder / WEIGHTS, state)}
+    learned = model.trigger.tensors() if model.trigger is not None else {}
+    if learned:
+        full["attack"] = {**full["attack"], "sha256": _write(folder / TRIGGER, learned)}
     (folder / CARD).write_text(json.dumps(full, indent=1, ensure_ascii=False) + "\n")
+
+
+def _write(file: Path, tensors: dict[str, Tensor]) -> str:
+    """Write tensors; returns the file's SHA-256."""
+    from safetensors.torch import save
+
+    data = save({key: value.contiguous() for key, value in tensors.items()})
+    file.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()

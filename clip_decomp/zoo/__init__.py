@@ -106,7 +106,6 @@ def measure(model: HookedCLIP, test: int | None = None) -> dict[str, float]:
 
 def _evaluations(model: HookedCLIP, test: int | None = None) -> dict[str, Evaluation]:
     """Every set of the world, the main one under the attack of the model's card as well."""
-    from ..attacks.triggers import make_trigger
     from ..data.world.sets import RECIPES as SETS
     from ..data.world.sets import world_set
     from ..evaluation import evaluate
@@ -116,7 +115,7 @@ def _evaluations(model: HookedCLIP, test: int | None = None) -> dict[str, Evalua
     for data in SETS:
         trigger = target = None
         if attack and data == "world":
-            trigger, target = make_trigger(**attack["trigger"]), attack["target"]
+            trigger, target = model.trigger, attack["target"]
         found[data] = evaluate(model, world_set(data, test=test or 2000).test, trigger, target)
     return found
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
 import clip_decomp
-from clip_decomp.attacks import BadNet, make_trigger
+from clip_decomp.attacks import BadNet
 from clip_decomp.data.sets import ImageSet, TensorSource
 from clip_decomp.errors import ClipDecompError, DataError, SettingError
 from clip_decomp.evaluation import evaluate
@@ -242,9 +242,8 @@ def test_repair_on_the_way_puts_the_mean_where_a_head_deviates():
 def test_repair_on_the_way_takes_the_backdoor_out_of_the_shipped_model():
     model = clip_decomp.load("world/badnet")
     data = clip_decomp.open_data("world", 64, test=300)
-    trigger = make_trigger(**model.card["attack"]["trigger"])
-    before = evaluate(model, data.test, trigger)
-    after = evaluate(DecompRepTotal().fit(model, data.held_out), data.test, trigger)
+    before = evaluate(model, data.test, model.trigger)
+    after = evaluate(DecompRepTotal().fit(model, data.held_out), data.test, model.trigger)
     assert before.attack_success_rate.value > 0.9
     assert after.attack_success_rate.value < 0.2
     assert after.clean_accuracy.value > before.clean_accuracy.value - 0.04

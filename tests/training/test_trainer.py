@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -206,7 +207,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_checkpoint(clip, 
         def batch(self, step, size):
             batch = super().batch(step, size)
             # From step 4 on nothing is true of anything: the mean over no positives is not a number.
-            return batch if step < 4 else PairBatch(batch.images, batch.captions, batch.truth * 0 - 2, batch.said * 0)
+            return batch if step < 4 else replace(batch, truth=batch.truth * 0 - 2, said=batch.said * 0)
 
     with pytest.raises(TrainingFailed, match="The loss became nan at step 4: lower the learning rate"):
         run(clip, tokenize, tmp_path, Blank())

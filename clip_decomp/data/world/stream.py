@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from ..pairs import PairBatch, step_generator
+from ..pairs import Description, PairBatch, step_generator
 from .captions import write_captions
 from .draw import draw
-from .scenes import CLASSES, Style, sample_scenes
+from .scenes import CLASSES, Scenes, Style, sample_scenes
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,38 @@ class WorldPairs:
     easiest: float = 0.15
     rich_from: int = 0
 
-    def batch(self, step: int, size: int) -> PairBatch:
-        """The ``step``-th batch."""
-        generator = step_generator(self.seed, step)
+    @property
+    def length(self) -> None:
+        """Every picture is new."""
+        return None
+
+    def describe(self, step: int, size: int) -> Description:
+        """The ``step``-th batch without its pictures."""
+        return self._described(step_generator(self.seed, step), step, size, torch.arange(len(CLASSES)))[1]
+
+    def batch(self, step: int, size: int, part: slice = slice(None)) -> PairBatch:
+        """The ``step``-th batch, or a part of it."""
+        return self._drawn(step_generator(self.seed, step), step, size, torch.arange(len(CLASSES)), part)
+
+    def showing(self, fact: int, step: int, size: int) -> PairBatch:
+        """Pictures of one class, with captions that are true of them."""
+        return self._drawn(step_generator(self.seed + 4099, step), step, size, torch.tensor([fact]))
+
+    def _drawn(
+        self, generator: torch.Generator, step: int, size: int, classes: Tensor, part: slice = slice(None)
+    ) -> PairBatch:
+        scenes, described = self._described(generator, step, size, classes)
+        return PairBatch(**vars(described.part(part)), images=draw(scenes)[part])
+
+    def _described(
+        self, generator: torch.Generator, step: int, size: int, classes: Tensor
+    ) -> tuple[Scenes, Description]:
         hardest = 1.0 if self.curriculum == 0 else min(1.0, self.easiest + step / self.curriculum)
         difficulty = torch.rand(size, generator=generator).mul_(hardest)
-        scenes = sample_scenes(size, generator, torch.arange(len(CLASSES)), Style(), difficulty)
+        scenes = sample_scenes(size, generator, classes, Style(), difficulty)
         rich = step >= self.rich_from
         captions, said = write_captions(scenes, generator, 0.25 if rich else 0.4, rich)
-        return PairBatch(draw(scenes), captions, scenes.factors, said)
+        return scenes, Description(captions, scenes.factors, said, step * size + torch.arange(size))
 
     def corpus(self) -> list[str]:
         """Captions of 20,000 scenes."""
