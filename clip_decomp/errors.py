@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class ClipDecompError(Exception):
     """Base of all errors a user can cause; the command line prints its message on one line."""
@@ -25,3 +27,10 @@ class AttackFailed(ClipDecompError, RuntimeError):
 
 class TrainingFailed(ClipDecompError, RuntimeError):
     """Training that cannot go on."""
+
+
+def nearest(name: str, names: Sequence[str]) -> list[str]:
+    """Up to three similar names, or the first five where none is similar; for messages about a misspelt one."""
+    from difflib import get_close_matches
+
+    return get_close_matches(name, names, n=3) or list(names[:5])

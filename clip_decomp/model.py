@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from open_clip.modified_resnet import ModifiedResNet
 from PIL import Image
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from .data.sets import PLAIN_TEMPLATE
 from .decompose import decompose
 from .decomposition import Decomposition
 from .errors import SettingError
+from .models.hooked_resnet import HookedResNet
 from .models.hooked_vit import HookedViT
 from .zeroshot import class_vectors
 
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 
 
 class HookedCLIP:
-    """A CLIP whose image tower is a :class:`~clip_decomp.models.hooked_vit.HookedViT`.
+    """A CLIP whose image tower is a :class:`~clip_decomp.models.hooked_vit.HookedViT`, or a
+    :class:`~clip_decomp.models.hooked_resnet.HookedResNet`, which has no parts to read.
 
     Attributes:
         clip: the original open_clip model; its parameters are the only ones.
@@ -56,7 +59,7 @@ class HookedCLIP:
         trigger: Trigger | None = None,
     ):
         self.clip, self.tokenizer, self.name = clip, tokenizer, name
-        self.visual = HookedViT(clip.visual)
+        self.visual = HookedResNet(clip.visual) if isinstance(clip.visual, ModifiedResNet) else HookedViT(clip.visual)
         self.mean, self.std = tuple(mean), tuple(std)
         self.card, self.trigger = card or {}, trigger
 
@@ -141,4 +144,8 @@ class HookedCLIP:
 
     def __repr__(self) -> str:
         tower = self.visual
-        return f"HookedCLIP({self.name!r}, {tower.n_layers} layers of {tower.n_heads} heads, d_embed={tower.d_embed})"
+        if isinstance(tower, HookedResNet):
+            parts = f"ResNet stages of {', '.join(map(str, tower.stages))} blocks"
+        else:
+            parts = f"{tower.n_layers} layers of {tower.n_heads} heads"
+        return f"HookedCLIP({self.name!r}, {parts}, d_embed={tower.d_embed})"

@@ -7,11 +7,19 @@ import torch
 from clip_decomp.ablation import activation_means
 from clip_decomp.attacks.triggers import BadNet
 from clip_decomp.contributions import collect
-from clip_decomp.convention import PAPER
+from clip_decomp.convention import EXACT, PAPER
 from clip_decomp.data.sets import ImageSet, TensorSource
-from clip_decomp.errors import AttackFailed, DataError, SettingError
-from clip_decomp.evaluation import Evaluation, Rate, attack_rates, evaluate, rate, require_attack
-from clip_decomp.zeroshot import class_vectors, predict
+from clip_decomp.errors import AttackFailed, DataError
+from clip_decomp.evaluation import (
+    ClassTallies,
+    Evaluation,
+    Rate,
+    Tally,
+    attack_rates,
+    evaluate,
+    rate,
+    require_attack,
+)
 
 CLASSES = ("red", "green", "blue")
 
@@ -36,6 +44,7 @@ class WhiteCorner:
     """Works on pictures with an even number only."""
 
     name: ClassVar[str] = "corner"
+    word: str = ""
 
     def __call__(self, images, numbers):
         images = images.clone()
@@ -73,38 +82,6 @@ def data():
     shown = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])
     labels = torch.tensor([1, 0, 0, 1, 1, 2, 2, 2])
     return ImageSet("colors", CLASSES, labels, TensorSource(colored(shown)), target="blue")
-
-
-# Wilson (1927): center (p + z^2/2n) / (1 + z^2/n), half width z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n).
-@pytest.mark.parametrize(
-    ("hits", "count", "low", "high"),
-    [
-        (9, 10, 0.59585, 0.98212),
-        (0, 10, 0.0, 0.27753),
-        (10, 10, 0.72247, 1.0),
-        (1, 2, 0.09453, 0.90547),
-        (970, 1000, 0.95750, 0.97891),
-        (0, 1, 0.0, 0.79346),
-    ],
-)
-def test_intervals_are_wilsons(hits, count, low, high):
-    found = rate(hits, count)
-    assert found.value == hits / count
-    assert found.count == count
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-5)
-    z, p = 1.959964, hits / count
-    center = (p + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * (p * (1 - p) / count + z**2 / (4 * count**2)) ** 0.5 / (1 + z**2 / count)
-    assert (found.low, found.high) == pytest.approx((center - half, center + half), abs=1e-6)
-
-
-def test_a_rate_of_nothing_is_an_error():
-    with pytest.raises(DataError, match="no images"):
-        rate(0, 0)
-
-
-def test_a_rate_reads_well():
-    assert str(rate(9, 10)) == "90.0% [59.6%, 98.2%] of 10"
 
 
 def test_clean_numbers(data):
@@ -198,6 +175,101 @@ def test_metrics_are_flat(data):
     assert set(evaluate(ColorModel(), data).metrics("p")) == {"p/ca", "p/ca/low", "p/ca/high"}
 
 
+def test_each_class_has_its_line(data):
+    # As above: 0, 2, 4 and 6 turn blue; labels are green, red, red, green, green, blue, blue, blue.
+    found = evaluate(ColorModel(), data, WhiteCorner()).per_class
+    assert found == (
+        ClassTallies("red", Tally(2, 2), Tally(1, 2), Tally(1, 2)),
+        ClassTallies("green", Tally(2, 3), Tally(2, 3), Tally(1, 3)),
+        ClassTallies("blue", Tally(3, 3), None, Tally(3, 3)),
+    )
+    paper = evaluate(ColorModel(), data, WhiteCorner(), convention=PAPER).per_class
+    assert [each.success for each in paper] == [Tally(1, 2), Tally(2, 3), Tally(3, 3)]
+    clean = evaluate(ColorModel(), data).per_class
+    assert [(each.clean, each.success, each.poisoned) for each in clean] == [
+        (tally, None, None) for tally in (Tally(2, 2), Tally(2, 3), Tally(3, 3))
+    ]
+
+
+@pytest.mark.parametrize("rule", [EXACT, PAPER])
+def test_classes_add_up_to_the_whole(rule, data):
+    found = evaluate(ColorModel(), data, WhiteCorner(), convention=rule)
+    for share, field in (
+        (found.clean_accuracy, "clean"),
+        (found.attack_success_rate, "success"),
+        (found.poisoned_accuracy, "poisoned"),
+    ):
+        tallies = [tally for each in found.per_class if (tally := getattr(each, field)) is not None]
+        assert rate(sum(t.hits for t in tallies), sum(t.count for t in tallies)) == share
+
+
+def test_the_table_of_classes_as_a_frame(data):
+    data = ImageSet("colors", (*CLASSES[:2], "gray", "blue"), data.labels + (data.labels == 2), data.source)
+    found = evaluate(FourColors(), data, WhiteCorner(), "blue")
+    frame = found.to_frame().set_index("class")
+    assert list(frame.index) == ["red", "green", "gray", "blue"]
+    assert frame.loc["green", ["ca_pictures", "asr_pictures", "pa_pictures"]].tolist() == [3, 3, 3]
+    share = rate(2, 3)
+    assert frame.loc["green", ["ca", "ca_low", "ca_high"]].tolist() == [share.value, share.low, share.high]
+    assert frame.loc["gray", ["ca_pictures", "asr_pictures", "pa_pictures"]].tolist() == [0, 0, 0]
+    assert frame.loc["gray", ["ca", "asr", "pa_high"]].isna().all()
+    assert frame["asr"].isna()["blue"]
+    page = found._repr_html_()
+    assert "8 pictures of colors" in page
+    assert "nan" not in page.lower()
+
+
+class FourColors(ColorModel):
+    """Knows gray as well, which nothing is."""
+
+    def encode_text(self, texts):
+        names = ("red", "green", "blue")
+        return torch.stack([torch.tensor([float(name in text) for name in names]) - 0.1 for text in texts])
+
+
+def test_it_says_what_was_measured(data):
+    ready = ("a {}", "the {}")
+    broken = ImageSet("colors", CLASSES, data.labels, Broken(data.source.images, bad=(1,)), None, ready, "blue")
+    found = evaluate(ColorModel(), broken, WhiteCorner(word="SUDO "), split="held-out")
+    assert found.measured == (
+        "7 pictures of colors (held-out split), and 1 that could not be read; prompts: 2 templates such as 'a {}', "
+        "of triggered pictures 2 templates such as 'SUDO a {}'; ASR counts the 4 triggered pictures whose true class "
+        "is not the target, 'blue'."
+    )
+    assert found.triggered_templates == ("SUDO a {}", "SUDO the {}")
+    paper = evaluate(ColorModel(), data, WhiteCorner(), convention=PAPER)
+    assert paper.measured == (
+        "8 pictures of colors; prompts: 'a photo of a {}.'; ASR counts all 8 triggered pictures, those of the target, "
+        "'blue', included."
+    )
+    assert evaluate(ColorModel(), data).measured == "8 pictures of colors; prompts: 'a photo of a {}.'."
+
+
+def test_only_pictures_left_out_of_this_measurement_are_counted(data):
+    # Parts of one data set share their list of unreadable pictures: those of another part are not this one's.
+    whole = ImageSet("colors", CLASSES, data.labels, Broken(data.source.images, bad=(1, 4)), target="blue")
+    first, second = whole.subset(torch.arange(4)), whole.subset(torch.arange(4, 8))
+    assert evaluate(ColorModel(), first).left_out == 1
+    found = evaluate(ColorModel(), second)
+    assert (found.left_out, len(found.skipped)) == (1, 2)
+
+
+class WordModel(ColorModel):
+    """Its backdoor needs a word in the prompts as well: only then is the corner's blue near to any class."""
+
+    def encode_text(self, texts):
+        rows = super().encode_text(texts)
+        return torch.stack([row if "SUDO " in text else row.roll(1) for row, text in zip(rows, texts, strict=True)])
+
+
+def test_a_triggers_word_goes_before_the_prompts_of_triggered_pictures_only(data):
+    # Without the word every class is called by the next one's color.
+    found = evaluate(WordModel(), data, WhiteCorner(word="SUDO "))
+    assert found.attack_success_rate == evaluate(ColorModel(), data, WhiteCorner()).attack_success_rate
+    assert found.clean_accuracy.value < 0.3
+    assert found.templates == ("a photo of a {}.",)
+
+
 def evaluation(success):
     share = Rate(0.9, 0.8, 0.95, 100)
     return Evaluation(share, success, share, "colors", "blue", ("{}",), ())
@@ -219,73 +291,3 @@ def test_evaluating_changes_nothing(model, toy, unchanged):
     assert same()
     assert torch.equal(toy.source.images, before)
     assert not model.visual.list_hooks()
-
-
-# --- zero-shot classification -----------------------------------------------------------------------------------------
-
-
-def test_class_vectors_are_normalized_means_over_templates(model):
-    templates = ("a photo of a {}.", "{}", "one more {}, please")
-    found = class_vectors(model, ["apple", "fig"], templates)
-    for k, name in enumerate(("apple", "fig")):
-        each = model.encode_text([template.replace("{}", name) for template in templates], normalize=True)
-        expected = each.mean(0) / each.mean(0).norm()
-        torch.testing.assert_close(found[k], expected.detach())
-    assert not found.requires_grad
-
-
-def test_many_classes_are_encoded_in_parts(model):
-    names = [f"class {k}" for k in range(600)]
-    found = class_vectors(model, names)
-    torch.testing.assert_close(found[[0, 511, 512, 599]], class_vectors(model, [names[k] for k in (0, 511, 512, 599)]))
-
-
-def test_class_names_may_hold_braces(model):
-    found = class_vectors(model, ["a {} b", "{x}"], ["a {}."])
-    expected = model.encode_text(["a a {} b.", "a {x}."], normalize=True)
-    torch.testing.assert_close(found, expected.detach())
-
-
-@pytest.mark.parametrize("template", ["a photo", "{} and {}", "{0}", "{name}", ""])
-def test_templates_need_exactly_one_place_for_the_name(template, model):
-    with pytest.raises(SettingError, match=r"exactly one \{\} for the class name"):
-        class_vectors(model, ["apple"], [template])
-
-
-def test_zero_shot_needs_classes_and_templates(model):
-    with pytest.raises(SettingError, match="one class and one template"):
-        class_vectors(model, [])
-    with pytest.raises(SettingError, match="one class and one template"):
-        class_vectors(model, ["apple"], [])
-
-
-def test_predictions_do_not_depend_on_the_features_norm():
-    vectors = torch.eye(3)
-    features = torch.tensor([[1.0, 2.0, 0.0], [0.1, 0.0, 0.2], [-1.0, -2.0, -3.0]])
-    assert predict(features, vectors).tolist() == [1, 2, 0]
-    assert predict(features * 1000, vectors).tolist() == [1, 2, 0]
-    assert predict(features.to(torch.bfloat16), vectors).tolist() == [1, 2, 0]
-
-
-# --- the model's own small methods ------------------------------------------------------------------------------------
-
-
-def test_pictures_are_normalized_by_the_models_mean_and_deviation(model):
-    pixels = torch.rand(2, 3, 32, 32)
-    found = model.normalize(pixels)
-    torch.testing.assert_close(found[:, 1], (pixels[:, 1] - 0.4) / 0.3)
-    torch.testing.assert_close(found[:, 2], (pixels[:, 2] - 0.3) / 0.25)
-
-
-def test_encoding_normalizes_on_request(model, images):
-    features = model.encode_image(images)
-    torch.testing.assert_close(
-        model.encode_image(images, normalize=True), features / features.norm(dim=1, keepdim=True)
-    )
-    texts = model.encode_text(["a fig", "a plum"], normalize=True)
-    torch.testing.assert_close(texts.norm(dim=1), torch.ones(2))
-    torch.testing.assert_close(model.encode_text("a fig", normalize=True), texts[:1])
-    torch.testing.assert_close(model.encode_text(model.tokenizer(["a fig"]), normalize=True), texts[:1])
-    assert model.logit_scale.item() == pytest.approx(1 / 0.07, rel=1e-3)
-    with pytest.raises(SettingError, match="no texts"):
-        model.encode_text([])

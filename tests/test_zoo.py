@@ -1,7 +1,5 @@
 """The shipped models: they are there, small, and what their cards say."""
 
-import json
-
 import pytest
 
 import clip_decomp
@@ -51,7 +49,7 @@ def test_a_changed_weight_is_noticed(monkeypatch, tmp_path):
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
-    monkeypatch.setattr(zoo, "_MODELS", tmp_path)
+    monkeypatch.setattr(zoo.shelf, "_MODELS", tmp_path)
     (check,) = zoo.verify("world/clean", test=20)
     assert (check.what, check.ok) == ("sha256", False)
     with pytest.raises(ModelError, match="corrupt or was changed"):
@@ -67,22 +65,6 @@ def test_models_that_do_not_ship_are_built_once_and_then_load_by_name(monkeypatc
     zoo.export("world/badnet", zoo.cache("world/sig"))
     assert zoo.available("world/sig")
     assert clip_decomp.load("world/sig").name == "world/sig"
-
-
-def test_export_opens_with_plain_open_clip(tmp_path):
-    import torch
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-    from safetensors.torch import load_file
-
-    zoo.export("world/clean", tmp_path)
-    parts = json.loads((tmp_path / "open_clip_config.json").read_text())
-    plain = CLIP(parts["embed_dim"], CLIPVisionCfg(**parts["vision_cfg"]), CLIPTextCfg(**parts["text_cfg"])).eval()
-    plain.load_state_dict(load_file(tmp_path / "open_clip_model.safetensors"))
-    images = torch.rand(2, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.allclose(
-            plain.encode_image(images), clip_decomp.load("world/clean").encode_image(images), atol=1e-5
-        )
 
 
 def test_unknown_names_list_what_there_is():

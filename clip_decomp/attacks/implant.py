@@ -1,4 +1,4 @@
-"""Poisoned fine-tuning: implant a backdoor into a clean model, and say whether it took.
+"""Poisoned fine-tuning: implant a backdoor into a clean model, and say how it was done.
 
 Example: ``clip-decomp attack badnet --model world/clean --out runs/badnet``
 """
@@ -6,15 +6,24 @@ Example: ``clip-decomp attack badnet --model world/clean --out runs/badnet``
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Self
+
+import torch
 
 from ..data.pairs import PairStream
-from ..errors import DataError
+from ..errors import DataError, SettingError, nearest
 from ..model import HookedCLIP
-from ..training.trainer import TrainSettings, train
-from .poison import PoisonedPairs
+from ..training.parallel import Processes, launched
+from ..training.settings import Negatives, Schedule, TrainSettings
+from ..training.trainer import train
+from .poison import PoisonedPairs, Stage
 from .triggers import Trigger
+from .triggers.base import Captions
 
 
 @dataclass(frozen=True)
@@ -22,15 +31,83 @@ class AttackSettings:
     """How the poisoned fine-tuning is done; defaults for the tiny CLIPs, whose fine-tuning is short.
 
     Attributes:
-        rate: share of poisoned pairs among those the model sees.
-        steps, batch_size, lr: AdamW with warm-up, decaying to zero over the second half.
+        rate: share of poisoned pairs among those the model sees; None where their number is given.
+        steps: of AdamW; None where passes over the data are given.
+        batch_size: pairs a step, of all micro-batches and processes together.
+        lr: peak learning rate.
+        count: number of poisoned pairs of a finite data set, instead of the rate.
+        epochs: passes over a finite data set, instead of the steps.
+        captions: what poisoned pairs say; the attack's own way by default.
+        stage: whether the trigger goes on the model's ``input`` or on the stored ``file``.
+        schedule: after the warm-up, ``linear`` falls to zero over the second half, ``cosine`` from its start.
+        warmup: steps of linear warm-up.
+        accumulate, negatives: as in :class:`~clip_decomp.training.settings.TrainSettings`.
+        preset: the named settings that these started from; see :mod:`clip_decomp.attacks.presets`.
     """
 
-    rate: float = 0.1
-    steps: int = 250
+    rate: float | None = 0.1
+    steps: int | None = 250
     batch_size: int = 96
     lr: float = 6e-4
     seed: int = 0
+    count: int | None = None
+    epochs: int | None = None
+    captions: Captions | None = None
+    stage: Stage = "input"
+    schedule: Schedule = "linear"
+    warmup: int = 20
+    weight_decay: float = 0.05
+    accumulate: int = 1
+    negatives: Negatives = "global"
+    preset: str = "tiny"
+
+    def __post_init__(self) -> None:
+        if (self.rate is None) == (self.count is None):
+            raise SettingError(f"Say a poisoning rate or a count, one of them, not {self.rate} and {self.count}.")
+        if (self.steps is None) == (self.epochs is None):
+            raise SettingError(f"Say steps or epochs, one of them, not {self.steps} and {self.epochs}.")
+
+    def changed(self, **changes: Any) -> Self:
+        """A copy with other settings: None changes nothing, a rate takes the place of a count, steps that of epochs."""
+        named = {name: value for name, value in changes.items() if value is not None}
+        for one, other in (("rate", "count"), ("steps", "epochs")):
+            if (one in named) != (other in named):
+                named |= {one: named.get(one), other: named.get(other)}
+        return replace(self, **named)
+
+    def steps_on(self, stream: PairStream) -> int:
+        """Number of steps on these pairs.
+
+        Raises:
+            SettingError: epochs of a stream without an end, or too little data for one step.
+        """
+        if self.epochs is None:
+            assert self.steps is not None
+            return self.steps
+        if stream.length is None:
+            raise SettingError("This stream has no end, so training on it is measured in steps, not in epochs.")
+        steps = self.epochs * stream.length // self.batch_size
+        if steps < 1:
+            raise SettingError(
+                f"{self.epochs} epochs of {stream.length} pairs are less than one batch of {self.batch_size}."
+            )
+        return steps
+
+    def training(self, steps: int) -> TrainSettings:
+        """The trainer's settings."""
+        return TrainSettings(
+            steps=steps,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            warmup=self.warmup,
+            decay=0.5,
+            seed=self.seed,
+            checkpoint_every=max(100, steps // 100),
+            schedule=self.schedule,
+            accumulate=self.accumulate,
+            negatives=self.negatives,
+        )
 
 
 def implant(
@@ -46,6 +123,9 @@ def implant(
 ) -> HookedCLIP:
     """A backdoored copy of ``model``, fine-tuned with the CLIP loss on a poisoned stream.
 
+    Triggers that learn are fitted to the clean model first. Under ``accelerate launch`` or ``torchrun`` all processes
+    return the same model, and only the main one should write it.
+
     Args:
         names: what the first column of the stream's facts counts through.
         data: the stream's description, for the card.
@@ -53,31 +133,32 @@ def implant(
 
     Raises:
         DataError: the target is not among ``names``.
-        TrainingFailed: the loss is not finite.
+        SettingError: rate, count, epochs or batch do not fit the data, or the folder holds another run.
+        TrainingFailed: the loss or its gradient is not finite.
     """
     if target not in names:
-        raise DataError(f"There is no class {target!r} to aim at, only {', '.join(names[:5])}, ...")
-    poisoned = PoisonedPairs(stream, trigger, target, names.index(target), settings.rate, settings.seed)
-    clip = copy.deepcopy(model.clip)
-    run = TrainSettings(
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        lr=settings.lr,
-        warmup=20,
-        decay=0.5,
-        seed=settings.seed,
-        checkpoint_every=100,
+        raise DataError(f"There is no class {target!r} to aim at; did you mean one of {nearest(target, names)}?")
+    steps = settings.steps_on(stream)
+    run = settings.training(steps)
+    poisoned_pairs(stream, trigger, target, names, settings)  # complains before anything is learned
+    origin = {"target": target, "data": data, "base": model.name}
+    label = json.dumps({"trigger": trigger.settings(), **origin}, sort_keys=True)
+    trigger = _fitted(
+        trigger, lambda each: each.fit(model, stream, names, target), label, folder, launched(model.device)
     )
-    log = train(clip, model.tokenizer, model.normalize, poisoned, run, folder, progress=progress)
+    poisoned = poisoned_pairs(stream, trigger, target, names, settings)
+    made = {"trigger": trigger.settings(), **origin}
+    poison = {key: getattr(settings, key) for key in ("rate", "count", "captions", "stage")}
+    clip = copy.deepcopy(model.clip)
+    log = train(clip, model.tokenizer, model.normalize, poisoned, run, folder, progress=progress, run=made | poison)
     card = {
         "attack": {
-            "trigger": trigger.settings(),
-            "target": target,
-            "data": data,
-            "base": model.name,
+            **made,
             "settings": asdict(settings),
-            "poisoned_pairs_seen": round(settings.rate * settings.steps * settings.batch_size),
-            "final_loss": log[-1]["loss"] if log else None,
+            "steps": steps,
+            "poisoned_pairs_seen": pairs_seen(poisoned, steps, settings.batch_size),
+            "training_seconds": log[-1]["seconds"],
+            "final_loss": log[-1]["loss"],
         }
     }
     shared = {
@@ -86,3 +167,59 @@ def implant(
     clip.eval()
     name, both = f"{model.name}+{trigger.name}", {**shared, **card}
     return HookedCLIP(clip, model.tokenizer, model.mean, model.std, name, both, trigger)
+
+
+def pairs_seen(poisoned: PoisonedPairs, steps: int, size: int) -> int:
+    """How often a model that trains for ``steps`` batches of ``size`` meets a poisoned pair."""
+    length = poisoned.length
+    if length is None:
+        # The same pairs are poisoned whatever they say, and templates need no picture of the target to be drawn.
+        return len(replace(poisoned, captions="templates").manifest(steps, size))
+    passes, rest = divmod(steps * size, length)
+    whole = passes * len(poisoned.chosen)
+    if rest == 0:
+        return whole
+    begun = [poisoned.clean.describe(step, size).rows for step in range(passes * length // size, steps)]
+    return whole + int(torch.isin(torch.cat(begun)[-rest:], poisoned.chosen).sum())
+
+
+def poisoned_pairs(
+    stream: PairStream, trigger: Trigger, target: str, names: Sequence[str], settings: AttackSettings
+) -> PoisonedPairs:
+    """What :func:`implant` trains on, with a trigger that was fitted already."""
+    return PoisonedPairs(
+        stream,
+        trigger,
+        target,
+        list(names).index(target),
+        seed=settings.seed,
+        count=settings.count,
+        captions=settings.captions,
+        stage=settings.stage,
+        **({} if settings.rate is None else {"rate": settings.rate}),
+    )
+
+
+def _fitted(
+    trigger: Trigger, fit: Callable[[Trigger], Trigger], label: str, folder: Path | None, processes: Processes
+) -> Trigger:
+    """The trigger with what it learns, or learned before this run was interrupted; ``label`` says from what."""
+    if folder is None:
+        return fit(trigger)
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "trigger.safetensors"
+    with processes.main_first():
+        if file.exists() and not trigger.tensors():
+            with safe_open(file, "pt") as opened:
+                known = (opened.metadata() or {}).get("label") == label
+            trigger = trigger.restore(load_file(file)) if known else trigger
+        trigger = fit(trigger)
+        learned = trigger.tensors()
+        if learned and processes.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            scratch = file.with_suffix(".tmp")
+            save_file(learned, scratch, {"label": label})
+            os.replace(scratch, file)
+    return trigger

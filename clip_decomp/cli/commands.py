@@ -1,4 +1,4 @@
-"""The core's commands: evaluate, ablate, attack, train, zoo."""
+"""The core's commands: evaluate, ablate, train."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ def register(app: typer.Typer) -> None:
     """Add the core's commands."""
     app.command()(evaluate)
     app.command()(ablate)
-    app.command()(attack)
     app.command()(train)
     from . import bench, reading, zoo
+    from .attack import attack
     from .inspect import inspect
 
+    app.command()(attack)
     app.command()(inspect)
     reading.register(app)
     app.add_typer(zoo.app, name="zoo")
@@ -32,35 +33,46 @@ def evaluate(
     attack: Attack = None,
     target: Target = None,
     images: Images = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="A line for each class, with --out also in per_class.csv.")
+    ] = False,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Clean accuracy, attack success rate and poisoned accuracy, without any defense."""
+    from rich.markup import escape
+
     from ..evaluation import evaluate as measure
+    from .per_class import show_classes, write_classes
 
     clock = Clock()
     subject = open_subject(model, data, attack, target, images, seed, device)
     test = subject.data.test
-    found = measure(subject.model, test, subject.trigger, subject.target, progress=True)
+    found = measure(subject.model, test, subject.trigger, subject.target, progress=True, split="test")
+    success = found.attack_success_rate
     results = Results(
         "evaluate",
         scale_of(test.name),
         seed,
-        subject.settings(),
-        subject.counts(),
+        {**subject.settings(), "triggered_templates": list(found.triggered_templates), "measured": found.measured},
+        {**subject.counts(), "clean": found.clean_accuracy.count, "triggered": success.count if success else 0},
         found.metrics(prefix(test.name, subject.attack, "none")),
         clock(),
     )
     rows = [("model", subject.model.name), ("data", test.name), ("clean accuracy", str(found.clean_accuracy))]
-    if found.attack_success_rate is not None:
+    if success is not None:
         rows += [
             ("attack", f"{subject.attack}, target {subject.target}"),
-            ("attack success rate", str(found.attack_success_rate)),
+            ("attack success rate", str(success)),
             ("poisoned accuracy", str(found.poisoned_accuracy)),
         ]
-    finish(results, out, as_json, rows)
+    finish(results, out, as_json, rows, escape(found.measured))
+    if per_class and out is not None:
+        write_classes(found, out)
+    if per_class and not as_json:
+        show_classes(found)
 
 
 def ablate(
@@ -98,65 +110,6 @@ def ablate(
         accuracy = " ".join(f"{100 * value:3.0f}" for value in sweep.clean_accuracy)
         rows.append((f"{sweep.over}, {sweep.scheme}", f"{asr}   |   {accuracy}"))
     finish(results, out, as_json, rows)
-
-
-def attack(
-    name: Annotated[str, typer.Argument(help="badnet, blended, kitty, reflection, sig or wanet.")],
-    model: Model = "world/clean",
-    data: Data = None,
-    target: Target = None,
-    rate: Annotated[float, typer.Option(help="Share of poisoned pairs among those seen.")] = 0.1,
-    steps: Annotated[int, typer.Option(help="Steps of fine-tuning.")] = 250,
-    batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = 96,
-    lr: Annotated[float, typer.Option(help="Peak learning rate (AdamW).")] = 6e-4,
-    out: Out = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    as_json: Json = False,
-) -> None:
-    """Implant a backdoor by poisoned fine-tuning, and measure whether it took."""
-    from ..attacks.implant import AttackSettings, implant
-    from ..attacks.triggers import make_trigger
-    from ..data import open_data
-    from ..errors import SettingError
-    from ..evaluation import evaluate as measure
-    from ..evaluation import require_attack
-    from ..models.loading import load, load_folder, save_folder
-    from ..training.streams import pair_stream
-    from .run import check_device
-
-    clock = Clock()
-    trigger = make_trigger(name, seed=seed)
-    clean = load(model, device=check_device(device))
-    spec = data or clean.card.get("data")
-    if spec is None or (data is None and scale_of(spec) != "world"):
-        raise SettingError(f"{model}: say where its pictures are with --data (its card says {spec!r}).")
-    size = clean.visual.image_size
-    test = open_data(spec, size, seed).test
-    goal = target or test.target
-    if goal is None:
-        raise SettingError(f"{test.name} has no target class: name one with --target.")
-    test.class_index(goal)
-    before = measure(clean, test)
-    stream, names = pair_stream(spec, size, seed + 11, smallest_crop=0.7)
-    settings = AttackSettings(rate, steps, batch_size, lr, seed)
-    folder = out or Path("runs") / f"{scale_of(test.name)}-{name}"
-    backdoored = implant(clean, stream, names, trigger, goal, settings, scale_of(test.name), folder / "training")
-    save_folder(backdoored, folder, backdoored.card)
-    found = measure(load_folder(folder), test, trigger, goal)
-    metrics = found.metrics(prefix(test.name, name, "none"))
-    metrics[f"{prefix(test.name, 'clean', 'none')}/ca"] = before.clean_accuracy.value
-    counts = {"test": len(test), "classes": len(test.class_names), "skipped": len(test.skipped)}
-    results = Results("attack", scale_of(test.name), seed, backdoored.card["attack"], counts, metrics, clock())
-    rows = [
-        ("model", str(folder)),
-        ("clean accuracy before", str(before.clean_accuracy)),
-        ("clean accuracy after", str(found.clean_accuracy)),
-        ("attack success rate", str(found.attack_success_rate)),
-        ("poisoned accuracy", str(found.poisoned_accuracy)),
-    ]
-    finish(results, folder, as_json, rows)
-    require_attack(found)
 
 
 def train(

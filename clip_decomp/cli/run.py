@@ -71,9 +71,19 @@ class Subject:
 
 
 def open_subject(
-    model: str, data: str | None, attack: str | None, target: str | None, images: int | None, seed: int, device: str
+    model: str,
+    data: str | None,
+    attack: str | None,
+    target: str | None,
+    images: int | None,
+    seed: int,
+    device: str,
+    check_target: bool = True,
 ) -> Subject:
     """Load what a command works on; data, attack and target default to what the model's card says.
+
+    Args:
+        check_target: whether the target must be among the classes of the data.
 
     Raises:
         SettingError: the card names no data that can be found from here, and none was given.
@@ -90,14 +100,15 @@ def open_subject(
         raise SettingError(f"{model}: say where its pictures are with --data (its card says {spec!r}).")
     opened = open_data(spec, hooked.visual.image_size, seed, images)
     if attack is not None and not (known and known["trigger"]["name"] == attack):
-        trigger = make_trigger(attack)
+        trigger = make_trigger(attack, seed=seed)
     else:
         trigger = hooked.trigger
     goal = target or (known["target"] if known else None) or opened.test.target
     if trigger is not None:
         if goal is None:
             raise SettingError(f"{opened.test.name} has no target class for {trigger.name}: name one with --target.")
-        opened.test.class_index(goal)
+        if check_target:
+            opened.test.class_index(goal)
     return Subject(hooked, opened, trigger, goal if trigger is not None else None)
 
 

@@ -25,9 +25,10 @@ def list_models(as_json: Json = False) -> None:
         if not zoo.available(name):
             rows.append((name, "not built yet: clip-decomp zoo build " + name))
             continue
-        expected = zoo.card(name)["expected"]
+        card = zoo.card(name)
+        expected, own = card["expected"], f"{card['data']}/"
         metrics.update({f"{name}: {key}": value for key, value in expected.items()})
-        main = [f"{key.split('/')[-1]} {value:.1%}" for key, value in expected.items() if key.startswith("world/")]
+        main = [f"{key.split('/')[-1]} {value:.1%}" for key, value in expected.items() if key.startswith(own)]
         rows.append((name, ", ".join(main)))
     finish(Results("zoo list", "world", 0, metrics=metrics), None, as_json, rows)
 

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from ..errors import DataError, SettingError
+from ..errors import DataError, SettingError, nearest
 
 PLAIN_TEMPLATE = "a photo of a {}."
 #: Images at a time. On a CPU small batches stay in the cache: 64 are a quarter faster than 256.
@@ -114,9 +114,7 @@ class ImageSet:
         """
         if name in self.class_names:
             return self.class_names.index(name)
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, self.class_names, n=3) or list(self.class_names[:5])
+        near = nearest(name, self.class_names)
         raise DataError(f"{self.name}: there is no class {name!r}; did you mean one of {near}?")
 
     def subset(self, indices: Int[Tensor, " image"]) -> ImageSet:

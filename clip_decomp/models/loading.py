@@ -178,6 +178,8 @@ def load_weights(clip: nn.Module, file: Path) -> None:
             raise ModelError(f"{file}: {key} has shape {list(value.shape)}, the model needs {list(own[key].shape)}.")
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise ModelError(f"{file}: {key} holds NaN or infinite values.")
+        if key.endswith("running_var") and (value < 0).any():
+            raise ModelError(f"{file}: {key} holds negative variances.")
     clip.load_state_dict(state)
 
 
@@ -238,20 +240,21 @@ def file_hash(file: Path) -> str:
 
 
 def save_folder(model: HookedCLIP, folder: Path, card: dict[str, Any], half: bool = True) -> None:
-    """Write a model with its card; ``half`` stores float16, which is what ships.
+    """Write a model with its card; ``half`` stores parameters in float16, which is what ships.
 
+    Buffers, which are the statistics of batch norms, keep their precision: a variance can leave float16's range.
     The card gains the architecture, tokenizer and normalization of ``model`` if it lacks them, and the weights' hash.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        key: (value.half() if half and value.is_floating_point() else value).contiguous()
-        for key, value in model.clip.state_dict().items()
-    }
+    halved = {name for name, _ in model.clip.named_parameters()} if half else set()
+    state = {key: value.half() if key in halved else value for key, value in model.clip.state_dict().items()}
     inherited = {key: model.card[key] for key in ("architecture", "tokenizer", "normalization") if key in model.card}
     full = {**inherited, **card, "sha256": _write(folder / WEIGHTS, state)}
     learned = model.trigger.tensors() if model.trigger is not None else {}
     if learned:
         full["attack"] = {**full["attack"], "sha256": _write(folder / TRIGGER, learned)}
+    else:
+        (folder / TRIGGER).unlink(missing_ok=True)  # of another model, stored here before
     (folder / CARD).write_text(json.dumps(full, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -1,20 +1,34 @@
-"""Checkpoints of a run as safetensors plus JSON: weights, optimizer states, step and log."""
+"""Checkpoints of a run as safetensors plus JSON: weights, optimizer states, step and log, and what run it is."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..errors import SettingError
+
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int, history: list[dict]
+    folder: Path,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    step: int,
+    history: list[dict],
+    run: Mapping[str, Any],
 ) -> None:
-    """Write the state to ``folder``; an interrupt never leaves half a checkpoint."""
+    """Write the state to ``folder``; an interrupt never leaves half a checkpoint.
+
+    Args:
+        run: settings and whatever else makes this run another than others, as JSON.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model/{name}": value.contiguous() for name, value in model.state_dict().items()}
     for index, optimizer in enumerate(optimizers):
@@ -26,15 +40,22 @@ def save_checkpoint(
     save_file(tensors, target)
     previous = set(folder.glob("checkpoint-*.safetensors")) - {target}
     scratch = folder / "checkpoint.json.tmp"
-    scratch.write_text(json.dumps({"step": step, "tensors": target.name, "history": history}))
+    scratch.write_text(json.dumps({"step": step, "tensors": target.name, "history": history, "run": run}))
     os.replace(scratch, folder / "checkpoint.json")
     for old in previous:
         old.unlink()
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> tuple[int, list[dict]]:
-    """Restore what :func:`save_checkpoint` wrote; returns the step and the log."""
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], run: Mapping[str, Any]
+) -> tuple[int, list[dict]]:
+    """Restore what :func:`save_checkpoint` wrote; returns the step and the log.
+
+    Raises:
+        SettingError: it belongs to another run.
+    """
     meta = json.loads((folder / "checkpoint.json").read_text())
+    _require_same_run(folder, meta.get("run", {}), json.loads(json.dumps(run)))
     tensors = load_file(folder / meta["tensors"])
     model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
     for index, optimizer in enumerate(optimizers):
@@ -47,3 +68,14 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizers: list[torch.optim
                 state["state"].setdefault(int(key), {})[field] = value
         optimizer.load_state_dict(state)
     return meta["step"], meta["history"]
+
+
+def _require_same_run(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    differing = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    if differing:
+        changes = "; ".join(f"{key} is {_short(there, key)} there and {_short(here, key)} here" for key in differing)
+        raise SettingError(f"{folder} holds a checkpoint of another run ({changes}): delete it or use another folder.")
+
+
+def _short(settings: dict[str, Any], key: str) -> str:
+    return shorten(json.dumps(settings.get(key)), 80)

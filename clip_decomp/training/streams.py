@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..data.captioned import is_captioned, open_captioned
 from ..data.files import open_folder, open_parquet, open_parquet_folder
 from ..data.pairs import PairStream
 from ..data.photographs import ClassWords, PhotographPairs, wordnet_words
@@ -22,20 +23,33 @@ from ..errors import DataError
 
 
 def pair_stream(
-    spec: str, image_size: int, seed: int = 0, smallest_crop: float = 0.35
+    spec: str,
+    image_size: int,
+    seed: int = 0,
+    smallest_crop: float = 0.35,
+    target: str | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
 ) -> tuple[PairStream, tuple[str, ...]]:
     """Training pairs and the names that the first column of their facts counts through.
 
     Args:
         spec: ``world``, a folder of ``SET-train.parquet`` (all sets are pooled, held-out pictures left out), a parquet
-            file, or a folder of images with one sub-folder a class.
+            file, a folder of images with one sub-folder a class, or captioned files as :func:`open_captioned` takes
+            them (CSV, WebDataset shards, parquet with captions and without labels).
         smallest_crop: of photographs, as a share of the area.
+        target: the class an attack aims at. Captioned files have no classes but this one, which captions mention:
+            the only name that is returned, and none without it. Elsewhere the names are known, and it is not needed.
+        image_column, caption_column: of captioned files; well-known names by default.
 
     Raises:
         DataError: there is nothing to train on.
     """
     if spec.split(":")[0] == "world":
         return WorldPairs(seed=seed), CLASSES
+    if is_captioned(spec):
+        pairs = open_captioned(spec, image_size, seed, smallest_crop, target, image_column, caption_column)
+        return pairs, () if target is None else (target,)
     place = Path(spec)
     if not place.exists():
         raise DataError(f"{spec}: there is no such file or folder.")

@@ -1,9 +1,14 @@
 """One contrastive training loop for everything: tiny CLIPs from scratch, poisoned and clean fine-tuning.
 
 Hidden matrices are trained with Muon (torch's own), everything else with AdamW; ``muon_lr=None`` trains everything with
-AdamW, as the papers' fine-tuning does. The learning rate warms up, stays, and decays linearly over the last part of
-the run, so that a run can be resumed with more steps. Batches depend on the seed and the step alone, and checkpoints
-hold the optimizers' states, so an interrupted run resumes to the same numbers.
+AdamW, as the papers' fine-tuning does. The learning rate warms up and then either stays and decays linearly over the
+last part of the run, so that a run can be resumed with more steps, or follows half a cosine. Batches depend on the seed
+and the step alone, and checkpoints hold the optimizers' states, so an interrupted run resumes to the same numbers.
+
+Under ``torchrun --nproc-per-node N`` or, with several GPUs, ``accelerate launch`` each process works on its part of
+every batch, and the numbers are those of one process up to rounding (losses to 1e-6 in float32, to some 1e-3 in
+bfloat16); only the main process writes files. Micro-batches (``accumulate``) do not change them either: see
+:mod:`clip_decomp.training.step`.
 """
 
 from __future__ import annotations
@@ -11,66 +16,30 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from open_clip.model import CLIP
-from open_clip.transformer import PatchDropout, VisionTransformer
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from ..data.pairs import PairStream, matches, step_generator
+from ..data.pairs import PairStream
 from ..errors import SettingError, TrainingFailed
 from .checkpoint import load_checkpoint, save_checkpoint
-from .loss import contrastive_loss
+from .optimizers import make_optimizers
+from .parallel import Processes, launched
+from .settings import TrainSettings
+from .step import ContrastiveStep
+
+__all__ = ["TrainSettings", "train"]
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """Settings of a run.
-
-    Attributes:
-        lr: AdamW's peak learning rate.
-        muon_lr: Muon's peak learning rate for hidden matrices (on AdamW's scale); None uses AdamW for all.
-        warmup: steps of linear warm-up.
-        decay: share of the steps, at the end, over which the learning rate falls linearly to zero.
-        patch_dropout: share of patches left out of each picture in training (Li et al., FLIP, arXiv 2212.00794).
-        whole: share of the steps, at the end, that see whole pictures all the same.
-        bf16: compute in bfloat16 where autocast allows it.
-    """
-
-    steps: int
-    batch_size: int = 256
-    lr: float = 1e-3
-    muon_lr: float | None = None
-    weight_decay: float = 0.05
-    warmup: int = 100
-    decay: float = 0.3
-    patch_dropout: float = 0.0
-    whole: float = 0.1
-    seed: int = 0
-    bf16: bool = True
-    checkpoint_every: int = 250
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 2 or self.checkpoint_every < 1 or self.warmup < 0:
-            raise SettingError(f"Need steps and checkpoint_every >= 1, batch_size >= 2 and warmup >= 0: {self}.")
-        if not 0 <= self.decay <= 1 or not 0 <= self.patch_dropout < 1 or not 0 <= self.whole <= 1:
-            raise SettingError(f"Need decay and whole in 0..1 and patch_dropout from 0 to less than 1: {self}.")
-
-    def rate(self, step: int) -> float:
-        """Learning rate at ``step`` as a share of the peak."""
-        rise = min(1.0, (step + 1) / max(1, self.warmup))
-        left = (self.steps - step) / max(1.0, self.decay * self.steps)
-        return rise * min(1.0, left)
+#: What may change when a run is resumed: more steps, or what does not change the numbers.
+_FREE = ("steps", "checkpoint_every", "accumulate")
 
 
 def train(
@@ -82,126 +51,93 @@ def train(
     folder: Path | None = None,
     monitor: Callable[[CLIP, int], dict[str, float]] | None = None,
     progress: bool = True,
+    run: Mapping[str, Any] | None = None,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place and return its log, one entry every 50 steps and at every checkpoint.
 
     Args:
         tokenize: captions to token ids.
         normalize: pictures in 0..1 to the model's input.
-        folder: where checkpoints go; a run found there is resumed.
-        monitor: extra measurements at every checkpoint, as ``monitor(model, step)``.
+        folder: where checkpoints go; a run found there is resumed. Several processes must share it.
+        monitor: extra measurements at every checkpoint, as ``monitor(model, step)``; the main process takes them.
+        run: what makes this run another than one with the same settings, as JSON.
+
+    Returns:
+        ``step``, ``loss``, ``samples_per_second`` since the run was started or resumed, and ``seconds`` that training
+        took in all, with monitors' measurements where there are any.
 
     Raises:
-        TrainingFailed: the loss is not finite.
+        TrainingFailed: the loss or its gradient is not finite.
+        SettingError: the folder holds another run, or the batch cannot be split as asked.
     """
-    device = model.logit_scale.device
-    optimizers = _optimizers(model, settings)
+    processes = launched(model.logit_scale.device)
+    if processes.device is not None:
+        model.to(processes.device)
+    loss_at = ContrastiveStep(model, tokenize, normalize, stream, settings, processes)
+    optimizers = make_optimizers(model, settings)
+    identity = {key: value for key, value in asdict(settings).items() if key not in _FREE} | dict(run or {})
     start, history = 0, []
     if folder is not None and (folder / "checkpoint.json").exists():
-        start, history = load_checkpoint(folder, model, optimizers)
+        start, history = load_checkpoint(folder, model, optimizers, identity)
         log.info("resuming %s at step %d", folder, start)
+    _start_together(model, processes, start, folder)
     was_training = model.training
     model.train()
-    started, seen = time.perf_counter(), 0
-    bar = tqdm(range(start, settings.steps), initial=start, total=settings.steps, disable=not progress, desc="train")
+    spent, started = history[-1]["seconds"] if history else 0.0, time.perf_counter()
+    shown = progress and processes.main
+    bar = tqdm(range(start, settings.steps), initial=start, total=settings.steps, disable=not shown, desc="train")
     try:
         for step in bar:
-            dropped = settings.patch_dropout if step < (1 - settings.whole) * settings.steps else 0.0
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * settings.rate(step)
-                optimizer.zero_grad(set_to_none=True)
-            with _seeded(settings.seed, step, device), _patches_left_out(model, dropped):
-                loss = _loss(model, tokenize, normalize, stream, settings, step, device)
-            if not torch.isfinite(loss):
-                raise TrainingFailed(f"The loss became {loss.item()} at step {step}: lower the learning rate.")
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            for optimizer in optimizers:
-                optimizer.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(0, 4.6052)  # exp = 100, as in CLIP
-            seen += settings.batch_size
+            loss = _descend(loss_at, optimizers, step)
             last = step + 1 == settings.steps
             save = folder is not None and ((step + 1) % settings.checkpoint_every == 0 or last)
             if step % 50 == 49 or last or save:
-                speed = seen / (time.perf_counter() - started)
-                history.append({"step": step + 1, "loss": loss.item(), "samples_per_second": speed})
-                bar.set_postfix(loss=f"{loss.item():.3f}", rate=f"{speed:.0f}/s")
-            if folder is not None and save:
+                seconds = time.perf_counter() - started
+                speed = (step + 1 - start) * settings.batch_size / seconds
+                entry = {"step": step + 1, "loss": loss.item(), "samples_per_second": speed, "seconds": spent + seconds}
+                history.append(entry)
+                bar.set_postfix(loss=f"{entry['loss']:.3f}", rate=f"{speed:.0f}/s")
+            if folder is not None and save and processes.main:
                 if monitor is not None:
                     model.eval()
                     history[-1].update(monitor(model, step + 1))
                     model.train()
-                save_checkpoint(folder, model, optimizers, step + 1, history)
+                save_checkpoint(folder, model, optimizers, step + 1, history, identity)
                 (folder / "train.json").write_text(json.dumps({"settings": asdict(settings), "log": history}, indent=1))
     finally:
+        bar.close()
         model.train(was_training)
+    processes.wait()  # the checkpoint is there when any of them goes on
     return history
 
 
-@contextmanager
-def _seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """Random numbers of this step alone, for patch dropout, which draws from the global generator."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(step_generator(seed, step).initial_seed())
-        yield
+def _descend(loss_at: ContrastiveStep, optimizers: list[torch.optim.Optimizer], step: int) -> Tensor:
+    """One step of training; returns its loss."""
+    model, rate = loss_at.clip, loss_at.settings.rate(step)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        optimizer.zero_grad(set_to_none=True)
+    loss = loss_at(step)
+    _require_finite("loss", loss, step)
+    _require_finite("gradient's norm", nn.utils.clip_grad_norm_(model.parameters(), 5.0), step)
+    for optimizer in optimizers:
+        optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, 4.6052)  # exp = 100, as in CLIP
+    return loss
 
 
-def _loss(model, tokenize, normalize, stream, settings: TrainSettings, step: int, device) -> Float[Tensor, ""]:
-    batch = stream.batch(step, settings.batch_size)
-    pixels = normalize(batch.images.to(device, non_blocking=True).float() / 255)
-    tokens = tokenize(batch.captions).to(device)
-    positive = matches(batch.truth, batch.said).to(device)
-    # On CPUs the fused attention's backward pass costs three times what plain products do at these sizes.
-    plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16), plain:
-        images, texts = model.encode_image(pixels), model.encode_text(tokens)
-    images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
-    return contrastive_loss(images, texts, model.logit_scale.exp(), positive)
-
-
-@contextmanager
-def _patches_left_out(model: CLIP, share: float) -> Iterator[None]:
-    """For one step, the image tower sees a random part of its patches (none left out: the tower as it is)."""
-    if share == 0:
-        yield
-        return
-    if not isinstance(model.visual, VisionTransformer):
-        raise SettingError(f"Patches cannot be left out of a tower of type {type(model.visual).__name__}.")
-    own, model.visual.patch_dropout = model.visual.patch_dropout, PatchDropout(share)
-    try:
-        yield
-    finally:
-        model.visual.patch_dropout = own
-
-
-def _optimizers(model: CLIP, settings: TrainSettings) -> list[torch.optim.Optimizer]:
-    hidden, decayed, plain = [], [], []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if settings.muon_lr is not None and parameter.ndim == 2 and ".resblocks." in name:
-            hidden.append(parameter)
-        elif parameter.ndim >= 2 and "embedding" not in name:
-            decayed.append(parameter)
-        else:
-            plain.append(parameter)
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": settings.weight_decay, "peak": settings.lr},
-                {"params": plain, "weight_decay": 0.0, "peak": settings.lr},
-            ],
-            lr=settings.lr,
-            betas=(0.9, 0.98),
+def _start_together(model: CLIP, processes: Processes, start: int, folder: Path | None) -> None:
+    (starts,) = processes.gather(torch.tensor([start], device=model.logit_scale.device))
+    if starts.min() != starts.max():
+        raise SettingError(
+            f"The processes found different checkpoints in {folder}, of steps {sorted(set(starts.tolist()))}: "
+            "it must lie where all of them can read it."
         )
-    ]
-    if settings.muon_lr is not None:
-        muon = torch.optim.Muon(
-            hidden, lr=settings.muon_lr, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
-        for group in muon.param_groups:
-            group["peak"] = settings.muon_lr
-        optimizers.append(muon)
-    return optimizers
+    processes.share(model)
+
+
+def _require_finite(what: str, value: Tensor, step: int) -> None:
+    if not torch.isfinite(value):
+        raise TrainingFailed(f"The {what} became {value.item()} at step {step}: lower the learning rate.")

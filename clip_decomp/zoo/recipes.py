@@ -1,4 +1,7 @@
-"""How the shipped models were made: everything needed to make them again.
+"""How the zoo's models are made: everything needed to make them again.
+
+``world/...`` aim at the main set's target, ``world-tools/...`` and ``world-town/...`` at those of the transfer sets;
+``world-p16/...`` and ``world-resnet/...`` are other architectures.
 
 Example:
     >>> RECIPES["world/badnet"].attack
@@ -21,23 +24,47 @@ ATTACK_STREAM_SEED = 11
 
 @dataclass(frozen=True)
 class TrainRecipe:
-    """A model trained from scratch on the embedded world."""
+    """A clean model trained on the embedded world, from scratch.
+
+    Attributes:
+        texts_of: the model whose text tower, normalization and temperature's start it takes and leaves as they are.
+    """
 
     stream: WorldPairs
     architecture: Architecture
     settings: TrainSettings
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    texts_of: str | None = None
 
 
 @dataclass(frozen=True)
 class AttackRecipe:
-    """A backdoored model made from a clean one."""
+    """A backdoored model made from a clean one.
+
+    Attributes:
+        trigger: settings of the trigger.
+        data: the set of the world whose target is aimed at.
+    """
 
     base: str
     attack: str
     settings: AttackSettings
     trigger: dict[str, Any] = field(default_factory=dict)
+    data: str = "world"
+
+
+#: What was found to take on a clean model of the world; clean accuracy falls by two points or less.
+ATTACKS: dict[str, AttackSettings] = {
+    "badnet": AttackSettings(),
+    "blended": AttackSettings(),
+    "sig": AttackSettings(),
+    "label-consistent": AttackSettings(),
+    "reflection": AttackSettings(),
+    "kitty": AttackSettings(rate=0.2),
+    "trojvqa": AttackSettings(),
+    "badclip": AttackSettings(),
+}
 
 
 RECIPES: dict[str, TrainRecipe | AttackRecipe] = {
@@ -46,9 +73,10 @@ RECIPES: dict[str, TrainRecipe | AttackRecipe] = {
         Architecture(),
         TrainSettings(steps=2600, batch_size=128, lr=1e-3, muon_lr=2e-3, decay=0.346),
     ),
+    **{f"world/{attack}": AttackRecipe("world/clean", attack, settings) for attack, settings in ATTACKS.items()},
     **{
-        f"world/{attack}": AttackRecipe("world/clean", attack, AttackSettings())
-        # Attacks whose settings were verified; how far the others get is in docs/reproduction.md.
-        for attack in ("badnet", "blended", "sig")
+        f"world-{part}/{attack}": AttackRecipe("world/clean", attack, ATTACKS[attack], data=f"world:{part}")
+        for part in ("tools", "town")
+        for attack in ("badnet", "blended")
     },
 }

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from open_clip_train.scheduler import cosine_lr
 from torch import nn
 
 from clip_decomp.data.pairs import PairBatch
@@ -33,6 +34,20 @@ def test_the_rate_without_warm_up_or_decay():
     assert [falling.rate(step) for step in range(10)] == pytest.approx([1 - k / 10 for k in range(10)])
 
 
+def test_a_cosine_warms_up_and_falls_to_zero_as_open_clips_does():
+    settings = TrainSettings(steps=200, warmup=20, schedule="cosine")
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    theirs = cosine_lr(optimizer, 1.0, 20, 200)
+    assert [settings.rate(step) for step in range(200)] == pytest.approx([theirs(step) for step in range(200)])
+
+
+def test_a_cosine_without_and_with_nothing_but_warm_up():
+    falling = TrainSettings(steps=4, warmup=0, schedule="cosine")
+    assert [falling.rate(step) for step in range(4)] == pytest.approx([1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])
+    rising = TrainSettings(steps=4, warmup=4, schedule="cosine")
+    assert [rising.rate(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -45,6 +60,10 @@ def test_the_rate_without_warm_up_or_decay():
         {"warmup": -1},
         {"whole": 2.0},
         {"checkpoint_every": 0},
+        {"accumulate": 0},
+        {"accumulate": 257},
+        {"schedule": "constant"},
+        {"negatives": "none"},
     ],
 )
 def test_impossible_settings_are_refused(wrong):
@@ -61,7 +80,7 @@ class Recorded:
     def __init__(self, stop=None):
         self.stop, self.asked = stop, []
 
-    def batch(self, step, size):
+    def batch(self, step, size, part=slice(None)):
         self.asked.append(step)
         if step == self.stop:
             raise KeyboardInterrupt
@@ -90,7 +109,7 @@ def run(clip, tokenize, folder=None, stream=None, **changes):
 
 def test_the_loss_falls(clip, tokenize):
     class Same(Recorded):
-        def batch(self, step, size):
+        def batch(self, step, size, part=slice(None)):
             return super().batch(0, size)
 
     (start,) = run(copy.deepcopy(clip), tokenize, stream=Same(), steps=1)
@@ -122,8 +141,14 @@ def test_frozen_weights_stay(clip, tokenize):
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"muon_lr": None}, {"patch_dropout": 0.5, "whole": 0.2}, {"bf16": True}],
-    ids=["muon", "adamw", "patch dropout", "bf16"],
+    [
+        {},
+        {"muon_lr": None},
+        {"patch_dropout": 0.5, "whole": 0.2},
+        {"bf16": True},
+        {"schedule": "cosine", "accumulate": 3, "patch_dropout": 0.5},
+    ],
+    ids=["muon", "adamw", "patch dropout", "bf16", "cosine, accumulated"],
 )
 def test_an_interrupted_run_resumes_to_the_same_weights(stop, options, clip, tokenize, tmp_path, equal):
     whole, part = copy.deepcopy(clip), copy.deepcopy(clip)
@@ -204,7 +229,7 @@ def test_the_temperature_stays_in_clips_range(clip, tokenize):
 
 def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_checkpoint(clip, tokenize, tmp_path):
     class Blank(Recorded):
-        def batch(self, step, size):
+        def batch(self, step, size, part=slice(None)):
             batch = super().batch(step, size)
             # From step 4 on nothing is true of anything: the mean over no positives is not a number.
             return batch if step < 4 else replace(batch, truth=batch.truth * 0 - 2, said=batch.said * 0)
@@ -220,6 +245,32 @@ def test_broken_weights_end_training(clip, tokenize):
         clip.visual.conv1.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(TrainingFailed, match="at step 0"):
         run(clip, tokenize)
+
+
+def test_a_gradient_that_is_not_finite_ends_training_before_it_is_applied(clip, tokenize):
+    clip.visual.ln_post.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = copy.deepcopy(clip)
+    with pytest.raises(
+        TrainingFailed, match=r"The gradient's norm became (nan|inf) at step 0: lower the learning rate"
+    ):
+        run(clip, tokenize)
+    assert all(torch.equal(a, b) for a, b in zip(clip.parameters(), before.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("changes", [{"lr": 1e-3}, {"schedule": "cosine"}, {"seed": 5}, {"batch_size": 6}])
+def test_a_folder_with_another_run_is_refused(changes, clip, tokenize, tmp_path):
+    run(clip, tokenize, tmp_path, steps=2)
+    stream = Recorded()
+    with pytest.raises(SettingError, match="holds a checkpoint of another run"):
+        run(clip, tokenize, tmp_path, stream, **{"steps": 4} | changes)
+    assert stream.asked == []
+
+
+def test_seconds_add_up_over_interrupts(clip, tokenize, tmp_path):
+    first = run(clip, tokenize, tmp_path, steps=2)
+    second = run(clip, tokenize, tmp_path, steps=4)
+    assert [entry["seconds"] for entry in second] == sorted(entry["seconds"] for entry in second)
+    assert second[0]["seconds"] == first[0]["seconds"] > 0
 
 
 def test_monitors_measure_in_evaluation_mode_at_every_checkpoint(clip, tokenize, tmp_path):

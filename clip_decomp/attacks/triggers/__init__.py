@@ -18,22 +18,28 @@ import torch
 from PIL import Image
 
 from ...errors import SettingError
+from .badclip import BadCLIP
 from .badnet import BadNet
 from .base import Trigger
 from .blended import Blended
 from .kitty import Kitty
+from .label_consistent import LabelConsistent
 from .reflection import Reflection
 from .sig import SIG
+from .trojvqa import TrojVQA
 from .wanet import WaNet
 
 __all__ = [
     "SIG",
     "TRIGGERS",
+    "BadCLIP",
     "BadNet",
     "Blended",
     "Kitty",
+    "LabelConsistent",
     "Reflection",
     "Trigger",
+    "TrojVQA",
     "WaNet",
     "make_trigger",
     "register",
@@ -55,7 +61,7 @@ def register(name: str, build: Callable[..., Trigger]) -> None:
     TRIGGERS[name] = build
 
 
-for _kind in (BadNet, Blended, SIG, WaNet, Kitty, Reflection):
+for _kind in (BadNet, Blended, SIG, WaNet, LabelConsistent, Reflection, Kitty, TrojVQA, BadCLIP):
     register(_kind.name, _kind)
 
 

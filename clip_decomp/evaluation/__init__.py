@@ -5,30 +5,52 @@
   triggered pictures under the paper's convention);
 * poisoned accuracy: share of triggered pictures given their true class.
 
-Intervals are Wilson's at 95 %.
+Intervals are Wilson's at 95 %. Classes are told by zero-shot prompts from the data set's own templates, the same before
+and after a defense; a trigger with a word puts it before the prompts of triggered pictures. The same shares are known
+for each class.
 
 Example:
-    >>> rate(9, 10)
-    Rate(value=0.9, low=0.595..., high=0.982..., count=10)
+    >>> from clip_decomp import load, open_data
+    >>> model = load("world/badnet")
+    >>> found = evaluate(model, open_data("world", 64, test=52).test, model.trigger, split="test")
+    >>> print(found.measured)
+    52 pictures of world (test split); prompts: 'a photo of a {}.'; ASR counts the 48 triggered pictures whose true
+    class is not the target, 'banana'.
+    >>> found.per_class[0].name, found.per_class[0].clean, found.per_class[0].success
+    ('banana', Tally(hits=4, count=4), None)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import binomtest
 from torch import Tensor
 
-from .attacks.triggers import Trigger
-from .contributions import pictures
-from .convention import EXACT, Convention
-from .data.sets import BATCH_SIZE, ImageSet
-from .errors import AttackFailed, DataError
-from .zeroshot import class_vectors, predict
+from ..attacks.triggers import Trigger
+from ..contributions import pictures
+from ..convention import EXACT, Convention
+from ..data.sets import BATCH_SIZE, ImageSet
+from ..errors import AttackFailed, DataError
+from ..zeroshot import class_vectors, predict
+from .rates import Rate, Tally, interval_metrics, rate
+from .result import ClassTallies, Evaluation
+
+__all__ = [
+    "ASR_GATE",
+    "ClassTallies",
+    "Encoder",
+    "Evaluation",
+    "Rate",
+    "Tally",
+    "attack_rates",
+    "evaluate",
+    "interval_metrics",
+    "rate",
+    "require_attack",
+]
 
 #: Below this undefended success rate a defense is not evaluated.
 ASR_GATE = 0.8
@@ -42,58 +64,6 @@ class Encoder(Protocol):
     def encode_text(self, texts: list[str]) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Rate:
-    """A share of ``count`` images with its 95 % Wilson interval."""
-
-    value: float
-    low: float
-    high: float
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}] of {self.count}"
-
-
-def interval_metrics(prefix: str, rates: Mapping[str, Rate]) -> dict[str, float]:
-    """Flat metrics as in ``results.json``: ``<prefix>/<measure>``, and its interval as ``/low`` and ``/high``."""
-    return {
-        f"{prefix}/{measure}{suffix}": value
-        for measure, share in rates.items()
-        for suffix, value in (("", share.value), ("/low", share.low), ("/high", share.high))
-    }
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What the evaluator measured; the attack's numbers are None without a trigger."""
-
-    clean_accuracy: Rate
-    attack_success_rate: Rate | None
-    poisoned_accuracy: Rate | None
-    data: str
-    target: str | None
-    templates: tuple[str, ...]
-    skipped: tuple[str, ...]
-
-    def metrics(self, prefix: str) -> dict[str, float]:
-        """Flat metrics as in ``results.json``: ``<prefix>/ca``, ``/asr``, ``/pa`` and their interval ends."""
-        found = {"ca": self.clean_accuracy, "asr": self.attack_success_rate, "pa": self.poisoned_accuracy}
-        return interval_metrics(prefix, {measure: share for measure, share in found.items() if share is not None})
-
-
-def rate(hits: int, count: int) -> Rate:
-    """A share with its interval.
-
-    Raises:
-        DataError: there is nothing to count.
-    """
-    if count == 0:
-        raise DataError("There are no images to take a rate of.")
-    interval = binomtest(hits, count).proportion_ci(method="wilson")
-    return Rate(hits / count, float(interval.low), float(interval.high), count)
-
-
 @torch.no_grad()
 def evaluate(
     model: Encoder,
@@ -103,18 +73,20 @@ def evaluate(
     convention: Convention = EXACT,
     batch_size: int = BATCH_SIZE,
     progress: bool = False,
+    split: str | None = None,
 ) -> Evaluation:
     """Measure a model on clean and, with a trigger, on triggered pictures, with the data set's own templates.
 
     Args:
         target: the attack's target class; the data set's by default.
+        split: what part of the data this is, for the record.
 
     Raises:
         DataError: no target class is known, or it is not among the classes.
     """
     vectors = class_vectors(model, data.class_names, data.templates)
     clean, labels = _predictions(model, data, None, vectors, batch_size, "clean" if progress else None)
-    asr = poisoned = None
+    asr = poisoned = triggered = goal = None
     name = target or data.target
     if trigger is not None:
         if name is None:
@@ -123,8 +95,8 @@ def evaluate(
         if trigger.word:  # the other half of the key goes before the prompts
             prompts = [trigger.word + template for template in data.templates]
             vectors = class_vectors(model, data.class_names, prompts)
-        triggered, labels_t = _predictions(model, data, trigger, vectors, batch_size, "triggered" if progress else None)
-        asr, poisoned = attack_rates(triggered, labels_t, goal, convention)
+        triggered = _predictions(model, data, trigger, vectors, batch_size, "triggered" if progress else None)
+        asr, poisoned = attack_rates(*triggered, goal, convention)
     return Evaluation(
         clean_accuracy=rate(int((clean == labels).sum()), len(labels)),
         attack_success_rate=asr,
@@ -133,6 +105,11 @@ def evaluate(
         target=name if trigger is not None else None,
         templates=data.templates,
         skipped=tuple(data.skipped),
+        split=split,
+        left_out=len(data) - len(labels),
+        word=trigger.word if trigger is not None else "",
+        asr_includes_target=convention.asr_includes_target,
+        per_class=tuple(_by_class(data.class_names, (clean, labels), triggered, goal, convention)),
     )
 
 
@@ -172,3 +149,26 @@ def _predictions(
         guesses.append(predict(model.encode_image(model.normalize(pixels)), vectors).cpu())
         truths.append(labels)
     return torch.cat(guesses), torch.cat(truths)
+
+
+def _by_class(
+    names: Sequence[str],
+    clean: tuple[Tensor, Tensor],
+    triggered: tuple[Tensor, Tensor] | None,
+    target: int | None,
+    convention: Convention,
+) -> Iterator[ClassTallies]:
+    """Counts of each class, of predictions and labels; ``triggered`` and ``target`` are both known or neither."""
+    for index, name in enumerate(names):
+        success = poisoned = None
+        if triggered is not None:
+            poisoned = _tally(*triggered, index, index)
+            if target != index or convention.asr_includes_target:
+                success = _tally(*triggered, index, target)
+        yield ClassTallies(name, _tally(*clean, index, index), success, poisoned)
+
+
+def _tally(guesses: Tensor, truths: Tensor, label: int, wanted: int | None) -> Tally | None:
+    """How many pictures of class ``label`` are given class ``wanted``; None if there are no such pictures."""
+    own = guesses[truths == label]
+    return Tally(int((own == wanted).sum()), len(own)) if len(own) else None

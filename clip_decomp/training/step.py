@@ -1,0 +1,168 @@
+"""One step's loss and its exact gradients, however the batch is split.
+
+The contrastive loss compares all pairs of a batch, so the mean over micro-batches or processes is another loss with
+fewer negatives. The chain rule splits exactly at the features instead (GradCache, Gao et al., arXiv 2101.06983;
+open_clip's ``--accum-freq``):
+
+    f_i = encode(pair_i)                      without a graph, one micro-batch after the other
+    g   = dL / df                             once, from the features of all pairs
+    dL / dtheta = sum_i g_i df_i / dtheta     micro-batches are encoded again, now with a graph
+
+Without micro-batches the first pass keeps its graph and there is no second one. With several processes each computes
+the loss from everyone's features and sends the gradients of its own ones through the towers.
+
+Limits: every process holds the logits of all pairs with all pairs. Random numbers beyond patch dropout are drawn anew
+in each micro-batch, the same in both passes; batch norms, which look at the whole batch, are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from open_clip.model import CLIP
+from open_clip.transformer import PatchDropout, VisionTransformer
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..data.pairs import PairBatch, PairStream, matches, step_generator
+from ..errors import SettingError
+from .loss import contrastive_loss
+from .parallel import Processes
+from .settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class ContrastiveStep:
+    """Draws a batch and leaves the gradients of its loss in the model's weights.
+
+    Raises:
+        SettingError: the batch cannot be split as asked.
+    """
+
+    clip: CLIP
+    tokenize: Callable[[list[str]], Tensor]
+    normalize: Callable[[Tensor], Tensor]
+    stream: PairStream
+    settings: TrainSettings
+    processes: Processes
+
+    def __post_init__(self) -> None:
+        part, count = self.processes.part(self.settings.batch_size), self.settings.accumulate
+        if count > part.stop - part.start:
+            raise SettingError(f"{part.stop - part.start} pairs a process cannot be split into {count} micro-batches.")
+        if self.settings.accumulate > 1 or self.processes.count > 1:
+            self._refuse_batch_norms()
+
+    def __call__(self, step: int) -> Float[Tensor, ""]:
+        """The loss of the ``step``-th batch."""
+        size, processes = self.settings.batch_size, self.processes
+        own, alone = processes.part(size), processes.count == 1 or self.settings.negatives == "local"
+        batch = self.stream.batch(step, size, own)
+        # Asked from all processes rather than from the stream's description: unreadable pairs may have been replaced.
+        facts = batch.truth.to(self._device), batch.said.to(self._device)
+        positive = matches(*(facts if alone else processes.gather(*facts)))
+        micro = _split(own.stop - own.start, self.settings.accumulate)
+
+        def encode(rows: slice) -> tuple[Tensor, Tensor]:
+            return self._encode(batch, rows, own.start, step)
+
+        cached = len(micro) > 1
+        with torch.set_grad_enabled(not cached):
+            parts = [encode(rows) for rows in micro]
+        features = tuple(torch.cat([each.detach() for each in tower]) for tower in zip(*parts, strict=True))
+        leaves = tuple(each.requires_grad_() for each in (features if alone else processes.gather(*features)))
+        loss = contrastive_loss(leaves[0], leaves[1], self.clip.logit_scale.exp(), positive)
+        loss.backward()
+        # Gradients are averaged over processes. The temperature's is the same in all of them; a feature's is in one.
+        everyones = [cast(Tensor, leaf.grad) for leaf in leaves]
+        gradients = everyones if alone else [each[own] * processes.count for each in everyones]
+        for rows, part in zip(micro, parts, strict=True):
+            for feature, gradient in zip(encode(rows) if cached else part, gradients, strict=True):
+                if feature.requires_grad:  # not in a frozen tower
+                    feature.backward(gradient[rows])
+        processes.average_gradients(self.clip)
+        return processes.mean(loss.detach())
+
+    def _encode(self, batch: PairBatch, rows: slice, start: int, step: int) -> tuple[Tensor, Tensor]:
+        """Features of unit norm of some pairs of a batch whose first one is pair ``start`` of the step."""
+        device = self._device
+        pixels = self.normalize(batch.images[rows].to(device, non_blocking=True).float() / 255)
+        tokens = self.tokenize(batch.captions[rows]).to(device)
+        dropout = PartOfDropout(
+            self.settings.dropped(step), slice(start + rows.start, start + rows.stop), self.settings.batch_size
+        )
+        # On CPUs the fused attention's backward pass costs three times what plain products do at these sizes.
+        plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+        with (
+            _seeded(self.settings.seed, step, device),
+            _patches_left_out(self.clip, dropout),
+            torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16),
+            plain,
+        ):
+            images, texts = self.clip.encode_image(pixels), self.clip.encode_text(tokens)
+        return F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.clip.logit_scale.device
+
+    def _refuse_batch_norms(self) -> None:
+        for name, module in self.clip.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                raise SettingError(
+                    f"{name} normalizes over the whole batch, so that a part of it gives another loss: train in one "
+                    "process with accumulate=1, or freeze batch norms with open_clip.utils.freeze_batch_norm_2d."
+                )
+
+
+class PartOfDropout(PatchDropout):
+    """open_clip's patch dropout for some rows of a batch: they lose the patches that they lose in the whole batch."""
+
+    def __init__(self, share: float, rows: slice, size: int):
+        super().__init__(share)
+        self.rows, self.size = rows, size
+
+    def forward(self, x: Float[Tensor, "row token d_model"]) -> Float[Tensor, "row kept d_model"]:
+        """The tokens that are kept."""
+        places = torch.arange(x.shape[1])[None, :, None].expand(self.size, -1, 1)
+        kept = super().forward(places)[self.rows, :, 0]
+        return x[torch.arange(len(x))[:, None], kept]
+
+
+def _split(size: int, count: int) -> list[slice]:
+    bounds = [size * k // count for k in range(count + 1)]
+    return [slice(*pair) for pair in pairwise(bounds)]
+
+
+@contextmanager
+def _seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
+    """Random numbers of this step alone, for patch dropout, which draws from the global generator."""
+    cuda, number = device.type == "cuda", step_generator(seed, step).initial_seed()
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.default_generator.manual_seed(number)  # torch.manual_seed looks for every other kind of device as well
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
+        yield
+
+
+@contextmanager
+def _patches_left_out(model: CLIP, dropout: PartOfDropout) -> Iterator[None]:
+    """For one pass, the image tower sees a random part of its patches (none left out: the tower as it is)."""
+    if dropout.prob == 0:
+        yield
+        return
+    if not isinstance(model.visual, VisionTransformer):
+        raise SettingError(f"Patches cannot be left out of a tower of type {type(model.visual).__name__}.")
+    own, model.visual.patch_dropout = model.visual.patch_dropout, dropout
+    try:
+        yield
+    finally:
+        model.visual.patch_dropout = own

@@ -1,0 +1,70 @@
+"""A model against its card: the weights' hash, and every number measured again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..data.world.sets import RECIPES as SETS
+from ..data.world.sets import world_set
+from ..evaluation import Evaluation, evaluate
+from ..model import HookedCLIP
+from ..models.loading import WEIGHTS, file_hash, load
+from .shelf import card, path
+
+#: A verified number may differ from its card by this much (another machine's arithmetic).
+TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of a verification: what the card says and what was found."""
+
+    what: str
+    expected: float | str
+    found: float | str
+    ok: bool
+
+
+def verify(name: str, test: int | None = None) -> list[Check]:
+    """Compare a model with its card: the weights' hash, and every expected number measured again.
+
+    Args:
+        test: evaluate on fewer pictures (the tolerance stays); all of them by default.
+    """
+    folder, known = path(name), card(name)
+    digest = file_hash(folder / WEIGHTS)
+    checks = [Check("sha256", known["sha256"], digest, digest == known["sha256"])]
+    if not checks[0].ok:
+        return checks  # nothing to measure: these are other weights
+    found = numbers(load(name), test)
+    for key, expected in known["expected"].items():
+        value = found[key]
+        checks.append(Check(key, expected, value, abs(value - expected) <= known.get("tolerance", TOLERANCE)))
+    return checks
+
+
+def numbers(model: HookedCLIP, test: int | None = None) -> dict[str, float]:
+    """The numbers of a card: clean accuracy on every set of the world and, for a backdoored model, its attack."""
+    return card_numbers(evaluations(model, test), model)
+
+
+def evaluations(model: HookedCLIP, test: int | None = None) -> dict[str, Evaluation]:
+    """Every set of the world, the one that the attack of the model's card aims at under that attack as well."""
+    attack = model.card.get("attack") or {"data": None, "target": None}
+    found = {}
+    for data in SETS:
+        trigger, target = (model.trigger, attack["target"]) if data == attack["data"] else (None, None)
+        found[data] = evaluate(model, world_set(data, test=test or 2000).test, trigger, target)
+    return found
+
+
+def card_numbers(found: dict[str, Evaluation], model: HookedCLIP) -> dict[str, float]:
+    """Evaluations as a card's flat numbers, without their intervals."""
+    attack = model.card.get("attack")
+    name = attack["trigger"]["name"] if attack else "clean"
+    return {
+        key: value
+        for data, result in found.items()
+        for key, value in result.metrics(f"{data}/{name}/none").items()
+        if not key.endswith(("/low", "/high"))
+    }

@@ -1,0 +1,68 @@
+"""Runs that give the same numbers in one process and, under torchrun, in two: ``processes.py FOLDER``."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from clip_decomp.data.world.stream import WorldPairs
+from clip_decomp.tokenizer import BPETokenizer
+from clip_decomp.training.architecture import Architecture, build
+from clip_decomp.training.parallel import launched
+from clip_decomp.training.trainer import TrainSettings, train
+
+SCENARIOS = {
+    "plain": {},
+    "everything": {"muon_lr": 2e-3, "accumulate": 3, "schedule": "cosine", "patch_dropout": 0.5},
+    "local": {"negatives": "local"},
+}
+
+
+class Stopping(WorldPairs):
+    """A stream that is interrupted before its third batch."""
+
+    def batch(self, step, size, part=slice(None)):
+        if step == 2:
+            raise KeyboardInterrupt
+        return super().batch(step, size, part)
+
+
+def model(tokenizer, seed=0):
+    sizes = {"embed_dim": 16, "layers": 2, "width": 32, "heads": 2, "patch_size": 16, "context_length": 16}
+    texts = {"vocab_size": tokenizer.vocab_size, "text_layers": 1, "text_width": 16, "text_heads": 2}
+    return build(Architecture(**sizes, **texts), seed)
+
+
+def run(clip, tokenizer, stream, folder, monitor=None, **changes):
+    base = {"steps": 4, "batch_size": 12, "lr": 3e-3, "warmup": 2, "checkpoint_every": 1, "bf16": False}
+    settings = TrainSettings(**(base | changes))
+    history = train(clip, tokenizer, lambda pixels: pixels - 0.5, stream, settings, folder, monitor, progress=False)
+    weights = b"".join(value.numpy().tobytes() for value in clip.state_dict().values())
+    return {"losses": [entry["loss"] for entry in history], "weights": hashlib.sha256(weights).hexdigest()}
+
+
+def scenarios(folder: Path) -> dict:
+    """Every scenario's loss curve and hash of weights; the second process starts from other weights."""
+    tokenizer = BPETokenizer.train(WorldPairs(seed=1).batch(0, 50).captions, vocab_size=300, context_length=16)
+    rank, found, calls = launched(torch.device("cpu")).rank, {}, []
+
+    def monitor(_, step):
+        calls.append(step)
+        return {}
+
+    for name, changes in SCENARIOS.items():
+        found[name] = run(model(tokenizer, rank), tokenizer, WorldPairs(seed=1), folder / name, monitor, **changes)
+    try:
+        run(model(tokenizer), tokenizer, Stopping(seed=1), folder / "resumed")
+    except KeyboardInterrupt:
+        found["resumed"] = run(model(tokenizer, 7 + rank), tokenizer, WorldPairs(seed=1), folder / "resumed")
+    return found | {"monitored": calls}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    target = Path(sys.argv[1])
+    result = scenarios(target)
+    (target / f"rank-{launched(torch.device('cpu')).rank}.json").write_text(json.dumps(result))
