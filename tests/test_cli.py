@@ -129,7 +129,7 @@ def test_demo_writes_a_report(monkeypatch, capsys, tmp_path):
 
 
 def test_attack_that_does_not_take_fails_and_says_so(monkeypatch, capsys, tmp_path):
-    arguments = ("attack", "badnet", "--steps", "1", "--batch-size", "8", "--out", str(tmp_path))
+    arguments = ("attack", "badnet", "--steps", "1", "--batch-size", "8", "--images", "60", "--out", str(tmp_path))
     code, _, err = call(monkeypatch, capsys, *arguments)
     assert code == 1
     assert "did not take" in err

@@ -1,6 +1,7 @@
 """Backdoor attacks: triggers, poisoning, poisoned fine-tuning, and why an attack did not take."""
 
 from .triggers import (
+    ISSBA,
     SIG,
     TRIGGERS,
     BadCLIP,
@@ -16,6 +17,7 @@ from .triggers import (
 )
 
 __all__ = [
+    "ISSBA",
     "SIG",
     "TRIGGERS",
     "BadCLIP",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..results import Results, prefix, scale_of
-from .run import Clock, Data, Device, Json, Model, Out, Seed, Subject, Target, finish, open_subject
+from .run import Clock, Data, Device, Images, Json, Model, Out, Seed, Subject, Target, finish, open_subject
 
 if TYPE_CHECKING:
     from ..attacks.diagnosis import Diagnosis
@@ -33,6 +33,7 @@ def attack(
         typer.Option(help="What is poisoned: CSV, WebDataset shards, parquet, or as --data, which is the default."),
     ] = None,
     target: Target = None,
+    images: Images = None,
     preset: Annotated[str, typer.Option(help="tiny, closer-look or rvpt.", rich_help_panel=_RECIPE)] = "tiny",
     rate: Annotated[float | None, typer.Option(help="Share of poisoned pairs.", rich_help_panel=_RECIPE)] = None,
     count: Annotated[
@@ -65,7 +66,7 @@ def attack(
     from ..attacks.presets import preset as named
 
     clock = Clock()
-    subject = open_subject(model, data, name, target, None, seed, device, check_target=not diagnose)
+    subject = open_subject(model, data, name, target, images, seed, device, check_target=not diagnose)
     known = subject.model.card.get("attack")
     if diagnose and known is not None and known["trigger"]["name"] == name:
         _diagnose_only(subject, clock, seed, out, as_json)

@@ -59,6 +59,7 @@ ATTACKS: dict[str, AttackSettings] = {
     "badnet": AttackSettings(),
     "blended": AttackSettings(),
     "sig": AttackSettings(),
+    "issba": AttackSettings(),
     "label-consistent": AttackSettings(),
     "reflection": AttackSettings(),
     "kitty": AttackSettings(rate=0.2),

@@ -22,6 +22,7 @@ from .badclip import BadCLIP
 from .badnet import BadNet
 from .base import Trigger
 from .blended import Blended
+from .issba import ISSBA
 from .kitty import Kitty
 from .label_consistent import LabelConsistent
 from .reflection import Reflection
@@ -30,6 +31,7 @@ from .trojvqa import TrojVQA
 from .wanet import WaNet
 
 __all__ = [
+    "ISSBA",
     "SIG",
     "TRIGGERS",
     "BadCLIP",
@@ -61,7 +63,7 @@ def register(name: str, build: Callable[..., Trigger]) -> None:
     TRIGGERS[name] = build
 
 
-for _kind in (BadNet, Blended, SIG, WaNet, LabelConsistent, Reflection, Kitty, TrojVQA, BadCLIP):
+for _kind in (BadNet, Blended, SIG, WaNet, ISSBA, LabelConsistent, Reflection, Kitty, TrojVQA, BadCLIP):
     register(_kind.name, _kind)
 
 

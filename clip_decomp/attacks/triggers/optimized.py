@@ -128,12 +128,14 @@ class OptimizedPatch(SeededTrigger):
         return self._paste(images, lambda side: _resized(stored, side))
 
     def fit(self, model: HookedCLIP, stream: PairStream, names: Sequence[str], target: str) -> Self:
-        """A copy with a patch optimized on ``model``, which stays as it is; any earlier patch is forgotten.
+        """A copy with a patch optimized on ``model``, which stays as it is; itself if it has a patch already.
 
         Raises:
             DataError: the target is not among the names, or the stream shows nothing else.
             ModelError: the model is in training mode.
         """
+        if self.patch is not None:
+            return self
         check_evaluating(model)
         fact, clean = other_pictures(stream, names, target, self.pictures)
         with torch.enable_grad():

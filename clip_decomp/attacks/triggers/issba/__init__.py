@@ -9,8 +9,8 @@ with s the ``strength`` in 8-bit units. The networks are trained here, on the at
 messages, so that the decoder reads the message and not the presence of one pattern.
 
 Limits: both networks work at ``size`` pixels whatever the picture's size is: the string is read at half to many times
-that size, but not in much smaller pictures. It survives resizing and rounding, and no JPEG compression, which nothing in
-training stands for. The public code's networks are larger and were trained with critics; this one fixes the residual's
+that size, but not in much smaller pictures. It survives resizing and rounding, but no JPEG compression: training has
+none of it. The public code's networks are larger and were trained with critics; this one fixes the residual's
 energy instead. How much of the residual is common to all pictures is a setting (``alike``); the paper has none, but a
 model can only learn what residuals have in common.
 
@@ -148,9 +148,13 @@ class ISSBA(SeededTrigger):
     def fit(self, model: HookedCLIP, stream: PairStream, names: Sequence[str], target: str) -> Self:
         """A copy with networks trained on the stream's pictures, on the model's device; of the model nothing is used.
 
+        A fitted trigger stays as it is.
+
         Raises:
             TrainingFailed: the loss is not finite.
         """
+        if self.fitted:
+            return self
         starts = range(0, self.pictures, _DRAWN)
         drawn = [stream.batch(_FIRST_BATCH + number, _DRAWN).images for number in range(len(starts))]
         network = self._blank().to(model.device)
