@@ -19,7 +19,7 @@ from clip_decomp.contributions import collect, pictures
 from clip_decomp.errors import SettingError
 from clip_decomp.evaluation import Evaluation, evaluate, require_attack
 from clip_decomp.results import prefix
-from clip_decomp.zeroshot import class_vectors
+from clip_decomp.zeroshot import sided_vectors
 from defenses import DecompDet, DecompRep, DecompRepTotal
 from defenses.detection import Detection, detect
 
@@ -76,7 +76,7 @@ def read(subject: Subject, seed: int, step: Callable[[str], None]) -> Reading:
     undefended = evaluate(model, test, trigger, target)
     require_attack(undefended)
     step("decompose")
-    goal, vectors = test.class_index(target), class_vectors(model, test.class_names, test.templates)
+    goal, vectors = test.class_index(target), sided_vectors(model, test, trigger)
     means = collect(model, held_out).means()
     clean, triggered = collect(model, test), collect(model, test, trigger)
     step("ablate")

@@ -10,15 +10,18 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .data.sets import PLAIN_TEMPLATE
+from .data.sets import PLAIN_TEMPLATE, ImageSet
 from .errors import SettingError
+
+if TYPE_CHECKING:
+    from .attacks.triggers import Trigger
 
 
 class TextEncoder(Protocol):
@@ -45,6 +48,23 @@ def class_vectors(
     features = torch.cat([model.encode_text(texts[k : k + 512]) for k in range(0, len(texts), 512)])
     each = F.normalize(features.float(), dim=-1).reshape(len(class_names), len(templates), -1)
     return F.normalize(each.mean(1), dim=-1)
+
+
+def sided_vectors(
+    model: TextEncoder, data: ImageSet, trigger: Trigger | None = None
+) -> Float[Tensor, "side cls d_embed"]:
+    """Class vectors for clean and for triggered pictures: a trigger's word goes before the prompts of the latter."""
+    plain = class_vectors(model, data.class_names, data.templates)
+    if trigger is None or not trigger.word:
+        return plain.expand(2, -1, -1)
+    worded = class_vectors(model, data.class_names, [trigger.word + template for template in data.templates])
+    return torch.stack([plain, worded])
+
+
+def sides(vectors: Float[Tensor, "*side cls d_embed"]) -> tuple[Tensor, Tensor]:
+    """Class vectors for clean and for triggered pictures; one set serves both."""
+    plain, called = vectors.expand(2, -1, -1)
+    return plain, called
 
 
 def predict(features: Float[Tensor, "batch d_embed"], vectors: Float[Tensor, "cls d_embed"]) -> Int[Tensor, " batch"]:

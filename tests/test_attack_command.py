@@ -134,3 +134,10 @@ def test_bad_settings_are_one_line(monkeypatch, capsys, tmp_path, clean, options
     assert code == 1
     for word in words:
         assert word in line
+
+
+def test_captions_alone_cannot_be_trained_and_measured(monkeypatch, capsys, pairs):
+    monkeypatch.setattr(sys, "argv", ["clip-decomp", "train", "--data", str(pairs)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--pairs" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from ..convention import EXACT, Convention
 from ..data.sets import ImageSet
 from ..errors import SettingError
 from ..model import HookedCLIP
-from ..zeroshot import class_vectors
+from ..zeroshot import sided_vectors
 from .direct import direct_ablation, direct_sweeps
 from .heads import HeadAblation, head_ablation
 from .result import AblationResult, Component, Effect, Scheme, check
@@ -75,7 +75,7 @@ def mean_ablation(
         raise SettingError(f"{data.name} has no target class: name one.")
     goal = data.class_index(name)
     check(over, scheme, goal, len(data.class_names))
-    vectors = class_vectors(model, data.class_names, data.templates)
+    vectors = sided_vectors(model, data, trigger)
     if effect == "direct":
         means = collect(model, held_out, rule=convention).means()
         clean, triggered = (collect(model, data, each, convention) for each in (None, trigger))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..contributions import Contributions, Means
 from ..errors import SettingError
+from ..zeroshot import sides
 from .result import AblationResult, Component, Scheme, check, make_result, score
 
 #: Heads, MLPs and layers, each forward, backward and separate.
@@ -24,7 +25,7 @@ def direct_ablation(
     clean: Contributions,
     triggered: Contributions,
     means: Means,
-    vectors: Float[Tensor, "cls d_embed"],
+    vectors: Float[Tensor, "*side cls d_embed"],
     target: int,
     over: Component = "heads",
     scheme: Scheme = "forward",
@@ -34,7 +35,7 @@ def direct_ablation(
     Args:
         clean, triggered: contributions of test images without and with the trigger, under one convention.
         means: of held-out clean images, e.g. ``collect(model, held_out).means()``.
-        vectors: class vectors.
+        vectors: class vectors, or one set for clean and one for triggered images.
         target: index of the attack's target class.
 
     Raises:
@@ -48,7 +49,7 @@ def direct_sweeps(
     clean: Contributions,
     triggered: Contributions,
     means: Means,
-    vectors: Float[Tensor, "cls d_embed"],
+    vectors: Float[Tensor, "*side cls d_embed"],
     target: int,
     cases: Sequence[tuple[Component, Scheme]] = CASES,
 ) -> list[AblationResult]:
@@ -58,11 +59,12 @@ def direct_sweeps(
         SettingError: an unknown component or scheme, a target out of range, or two conventions.
     """
     for over, scheme in cases:
-        check(over, scheme, target, len(vectors))
+        check(over, scheme, target, vectors.shape[-2])
     if clean.convention != triggered.convention:
         raise SettingError("Clean and triggered contributions follow two different conventions.")
     rule = clean.convention
-    good, bad = (_guesses(side, means, vectors, cases) for side in (clean, triggered))
+    plain, called = sides(vectors)
+    good, bad = _guesses(clean, means, plain, cases), _guesses(triggered, means, called, cases)
 
     def scores(case: int, entry: int) -> tuple[float, float, float]:
         return score(good[case][entry], clean.labels, bad[case][entry], triggered.labels, target, rule)

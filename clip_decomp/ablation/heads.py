@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..contributions import Contributions, Means
+from ..zeroshot import sides
 from .result import check, score
 
 
@@ -33,26 +34,35 @@ class HeadAblation:
 
 
 def head_ablation(
-    clean: Contributions, triggered: Contributions, means: Means, vectors: Float[Tensor, "cls d_embed"], target: int
+    clean: Contributions,
+    triggered: Contributions,
+    means: Means,
+    vectors: Float[Tensor, "*side cls d_embed"],
+    target: int,
 ) -> HeadAblation:
-    """Ablate every head alone, working on class logits so that nothing of size [image, head, class] stays around."""
-    check("heads", "separate", target, len(vectors))
+    """Ablate every head alone, working on class logits so that nothing of size [image, head, class] stays around.
+
+    Args:
+        vectors: class vectors, or one set for clean and one for triggered images; gaps are toward the latter.
+    """
+    check("heads", "separate", target, vectors.shape[-2])
+    plain, called = sides(vectors)
     _, n_layers, n_heads, _ = clean.coordinates.shape
     accuracy, success = torch.zeros(n_layers, n_heads), torch.zeros(n_layers, n_heads)
-    clean_logits, bad_logits = clean.sum() @ vectors.T, triggered.sum() @ vectors.T
+    clean_logits, bad_logits = clean.sum() @ plain.T, triggered.sum() @ called.T
     rule = clean.convention
     for layer in range(n_layers):
         for head in range(n_heads):
-            mean = means.heads[layer, head] @ vectors.T
+            mean = means.heads[layer, head]
             edited, bad = (
-                logits + mean - side.coordinates[:, layer, head] @ (side.basis[layer, head] @ vectors.T)
-                for logits, side in ((clean_logits, clean), (bad_logits, triggered))
+                logits + mean @ own.T - side.coordinates[:, layer, head] @ (side.basis[layer, head] @ own.T)
+                for logits, side, own in ((clean_logits, clean, plain), (bad_logits, triggered, called))
             )
             scores = score(edited.argmax(1), clean.labels, bad.argmax(1), triggered.labels, target, rule)
             accuracy[layer, head], success[layer, head] = scores[0], scores[1]
-    others = torch.ones(len(vectors), dtype=torch.bool)
+    others = torch.ones(len(called), dtype=torch.bool)
     others[target] = False
-    axis = vectors[target] - vectors[others].mean(0)
+    axis = called[target] - called[others].mean(0)
     size = triggered.sum().norm(dim=1).mean()
     pushed = triggered[triggered.labels != target].means()
     base = score(clean_logits.argmax(1), clean.labels, bad_logits.argmax(1), triggered.labels, target, rule)

@@ -25,7 +25,7 @@ from ..data.sets import BATCH_SIZE, ImageSet
 from ..errors import SettingError
 from ..methods.neurons import decompose_neurons
 from ..model import HookedCLIP
-from ..zeroshot import class_vectors, predict
+from ..zeroshot import predict, sided_vectors
 from .result import Effect, score
 from .total import entering, hook_means
 
@@ -156,7 +156,7 @@ def part_effects(
     name = target or data.target
     if name is None:
         raise SettingError(f"{data.name} has no target class: name one.")
-    goal, vectors = data.class_index(name), class_vectors(model, data.class_names, data.templates)
+    goal, vectors = data.class_index(name), sided_vectors(model, data, trigger)
     ablated = (_direct if effect == "direct" else _total)(model, held_out, chosen, batch_size)
     guesses: list[list[list[Tensor]]] = [[[], []] for _ in range(len(chosen) + 1)]
     truths: list[Tensor] = []
@@ -164,7 +164,7 @@ def part_effects(
         truths.append(labels)
         for side, images in enumerate((pixels, trigger(pixels, indices))):
             for found, features in zip(guesses, ablated(model.normalize(images)), strict=True):
-                found[side].append(predict(features, vectors).cpu())
+                found[side].append(predict(features, vectors[side]).cpu())
     labels = torch.cat(truths)
     base, *scores = (score(torch.cat(a), labels, torch.cat(b), labels, goal, EXACT) for a, b in guesses)
     accuracy, success, poisoned = zip(*scores, strict=True)

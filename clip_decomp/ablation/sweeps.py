@@ -8,7 +8,7 @@ from ..attacks.triggers import Trigger
 from ..contributions import collect
 from ..data.sets import ImageSet
 from ..model import HookedCLIP
-from ..zeroshot import class_vectors
+from ..zeroshot import sided_vectors
 from .direct import CASES, direct_sweeps
 from .result import AblationResult, Effect
 from .total import activation_means, total_ablation
@@ -28,7 +28,7 @@ def sweeps(
     Args:
         held_out: clean images the means are taken from.
     """
-    goal, vectors = data.class_index(target), class_vectors(model, data.class_names, data.templates)
+    goal, vectors = data.class_index(target), sided_vectors(model, data, trigger)
     if effect == "direct":
         label = "decompose" if progress else None
         means = collect(model, held_out, progress=label).means()

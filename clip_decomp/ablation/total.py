@@ -14,7 +14,7 @@ from ..contributions import pictures
 from ..convention import EXACT
 from ..data.sets import BATCH_SIZE, ImageSet
 from ..model import HookedCLIP
-from ..zeroshot import predict
+from ..zeroshot import predict, sides
 from .result import AblationResult, Component, Scheme, check, make_result, score
 
 
@@ -56,7 +56,7 @@ def total_ablation(
     data: ImageSet,
     trigger: Trigger,
     means: ActivationMeans,
-    vectors: Float[Tensor, "cls d_embed"],
+    vectors: Float[Tensor, "*side cls d_embed"],
     target: int,
     over: Component = "heads",
     scheme: Scheme = "forward",
@@ -67,11 +67,13 @@ def total_ablation(
 
     Args:
         means: from :func:`activation_means` on held-out clean images.
+        vectors: class vectors, or one set for clean and one for triggered images.
 
     Raises:
         SettingError: an unknown component or scheme, or a target out of range.
     """
-    check(over, scheme, target, len(vectors))
+    check(over, scheme, target, vectors.shape[-2])
+    each_side = sides(vectors)
     n_layers = model.visual.n_layers
     sets: list[list[int]] = [[], *_layer_sets(n_layers, scheme)]
     guesses: list[list[list[Tensor]]] = [[[], []] for _ in sets]
@@ -83,7 +85,7 @@ def total_ablation(
             for k, patched in enumerate(sets):
                 with model.visual.hooks(fwd_hooks=list(_patches(patched, means, over))):
                     features = streams.resume(min(patched, default=n_layers))
-                guesses[k][side].append(predict(features, vectors).cpu())
+                guesses[k][side].append(predict(features, each_side[side]).cpu())
     labels = torch.cat(truths)
     scores = [
         score(torch.cat(on_clean), labels, torch.cat(on_triggered), labels, target, EXACT)

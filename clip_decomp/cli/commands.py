@@ -115,6 +115,9 @@ def ablate(
 def train(
     what: Annotated[str | None, typer.Argument(help="world, or a data set as --data.")] = None,
     data: Data = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="Captioned files to train on: CSV, WebDataset shards or parquet.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps; the recipe's by default.")] = None,
     out: Out = None,
     seed: Seed = 0,
@@ -128,7 +131,10 @@ def train(
     clock = Clock()
     spec = data or what or "world"
     folder = out or Path("runs") / f"{scale_of(Path(spec).name)}-clean"
-    model, metrics, counts = train_model(spec, folder, seed, steps, check_device(device))
+    found = train_model(spec, folder, seed, steps, check_device(device), pairs)
+    if found is None:
+        return
+    model, metrics, counts = found
     scale = scale_of(model.card["data"])
     results = Results("train", scale, seed, model.card["recipe"], counts, metrics, clock())
     rows = [("model", str(folder)), *((key, f"{value:.1%}") for key, value in metrics.items())]

@@ -34,7 +34,7 @@ from ..contributions import pictures
 from ..convention import EXACT, Convention
 from ..data.sets import BATCH_SIZE, ImageSet
 from ..errors import AttackFailed, DataError
-from ..zeroshot import class_vectors, predict
+from ..zeroshot import predict, sided_vectors
 from .rates import Rate, Tally, interval_metrics, rate
 from .result import ClassTallies, Evaluation
 
@@ -84,18 +84,15 @@ def evaluate(
     Raises:
         DataError: no target class is known, or it is not among the classes.
     """
-    vectors = class_vectors(model, data.class_names, data.templates)
-    clean, labels = _predictions(model, data, None, vectors, batch_size, "clean" if progress else None)
+    plain, called = sided_vectors(model, data, trigger)
+    clean, labels = _predictions(model, data, None, plain, batch_size, "clean" if progress else None)
     asr = poisoned = triggered = goal = None
     name = target or data.target
     if trigger is not None:
         if name is None:
             raise DataError(f"{data.name}: no target class is known for the attack; name one of its classes.")
         goal = data.class_index(name)
-        if trigger.word:  # the other half of the key goes before the prompts
-            prompts = [trigger.word + template for template in data.templates]
-            vectors = class_vectors(model, data.class_names, prompts)
-        triggered = _predictions(model, data, trigger, vectors, batch_size, "triggered" if progress else None)
+        triggered = _predictions(model, data, trigger, called, batch_size, "triggered" if progress else None)
         asr, poisoned = attack_rates(*triggered, goal, convention)
     return Evaluation(
         clean_accuracy=rate(int((clean == labels).sum()), len(labels)),

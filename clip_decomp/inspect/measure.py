@@ -11,7 +11,8 @@ is exact for such pairs and finds smaller differences than mixing all pictures.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from ..ablation.parts import part_effects
 from ..attacks.triggers import Trigger
+from ..attacks.triggers.base import SeededTrigger
 from ..contributions import pictures
 from ..data.sets import ImageSet
 from ..errors import DataError, SettingError
@@ -221,7 +223,8 @@ def _ablate(
     return tuple(found)
 
 
-class _NoTrigger:
+@dataclass(frozen=True)
+class _NoTrigger(SeededTrigger):
     """Leaves pictures as they are."""
 
     name: ClassVar[str] = "none"
@@ -230,6 +233,3 @@ class _NoTrigger:
         self, images: Float[Tensor, "batch 3 row column"], numbers: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch 3 row column"]:
         return images
-
-    def settings(self) -> dict[str, Any]:
-        return {"name": self.name}

@@ -6,12 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..data import DataSet, open_data
+from ..data.captioned import is_captioned
 from ..data.photographs import PhotographPairs
+from ..errors import SettingError
 from ..evaluation import evaluate
 from ..model import HookedCLIP
 from ..models.loading import load_folder, save_folder
 from .architecture import Architecture
+from .parallel import launched
 from .scratch import train_from_scratch
 from .streams import pair_stream
 from .trainer import TrainSettings
@@ -22,16 +27,29 @@ _GENTLE_FROM = 0.78
 
 
 def train_model(
-    spec: str, folder: Path, seed: int = 0, steps: int | None = None, device: str = "cpu"
-) -> tuple[HookedCLIP, dict[str, float], dict[str, Any]]:
+    spec: str,
+    folder: Path,
+    seed: int = 0,
+    steps: int | None = None,
+    device: str = "cpu",
+    pairs: str | None = None,
+) -> tuple[HookedCLIP, dict[str, float], dict[str, Any]] | None:
     """Train on a data set's description and save the model to ``folder``; returns model, metrics and counts.
+
+    Under torchrun only the main process saves and measures; the others return None.
 
     Args:
         steps: fewer or more than the recipe's.
+        pairs: captioned files to train on; the model is measured on ``spec`` all the same.
+
+    Raises:
+        SettingError: ``spec`` has captions but no classes to measure.
     """
     from ..zoo.recipes import RECIPES, TrainRecipe
 
-    if spec.split(":")[0] == "world":
+    if is_captioned(spec):
+        raise SettingError(f"{spec} has captions but no classes to measure: give it as --pairs and a labelled --data.")
+    if pairs is None and spec.split(":")[0] == "world":
         recipe = RECIPES["world/clean"]
         assert isinstance(recipe, TrainRecipe)
         stream, architecture, settings = replace(recipe.stream, seed=seed), recipe.architecture, recipe.settings
@@ -39,9 +57,9 @@ def train_model(
         options: dict[str, Any] = {"mean": mean, "std": std}
     else:
         architecture, settings = Architecture(vocab_size=1500), PHOTOGRAPHS
-        stream, _ = pair_stream(spec, architecture.image_size, seed)
+        stream, _ = pair_stream(pairs or spec, architecture.image_size, seed)
         options = {}
-        name = Path(spec).name.split(":")[0]
+        name = Path(pairs or spec).name.split(":")[0]
     settings = replace(settings, seed=seed, steps=steps or settings.steps)
     if isinstance(stream, PhotographPairs):
         stream = replace(stream, gentle_from=round(_GENTLE_FROM * settings.steps))
@@ -55,6 +73,8 @@ def train_model(
     model = train_from_scratch(
         stream, architecture, settings, name, folder=folder / "training", monitor=watch, device=device, **options
     )
+    if not launched(torch.device(device)).main:
+        return None
     save_folder(model, folder, {**model.card, "name": f"{name}/clean"})
     stored = load_folder(folder)
     found = evaluate(stored, data.test)

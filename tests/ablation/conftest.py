@@ -11,6 +11,7 @@ class Nothing:
     """A trigger that changes nothing."""
 
     name: ClassVar[str] = "nothing"
+    word: ClassVar[str] = ""
 
     def __call__(self, images, numbers):
         return images.clone()

@@ -16,7 +16,7 @@ from ...data.sets import ImageSet
 from ...errors import nearest
 from ...evaluation import ASR_GATE, rate
 from ...model import HookedCLIP
-from ...zeroshot import class_vectors
+from ...zeroshot import sided_vectors
 from ..triggers import Trigger
 from .result import Finding
 
@@ -57,8 +57,7 @@ class Look:
 @torch.no_grad()
 def look(model: HookedCLIP, data: ImageSet, trigger: Trigger) -> Look:
     """Encode every picture with and without the trigger."""
-    vectors = class_vectors(model, data.class_names, data.templates)
-    worded = class_vectors(model, data.class_names, [trigger.word + template for template in data.templates])
+    vectors, worded = sided_vectors(model, data, trigger)
     parts: list[tuple[Tensor, ...]] = []
     for pixels, labels, indices in pictures(data):
         plain, called = (
