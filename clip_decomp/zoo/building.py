@@ -40,9 +40,9 @@ def build(name: str, out: Path, progress: bool = True) -> HookedCLIP:
         if not available(recipe.base):
             build(recipe.base, cache(recipe.base), progress)
         model, data = _attacked(recipe, run, progress), recipe.data
-    # Numbers are those of the stored half-precision weights.
-    save_folder(model, out, {**model.card, "name": name, "data": data, "recipe": asdict(recipe)})
-    stored = load_folder(out, name)
+    # Numbers are those of the stored half-precision weights; what did not take never lies where it could be loaded.
+    save_folder(model, run / "stored", {**model.card, "name": name, "data": data, "recipe": asdict(recipe)})
+    stored = load_folder(run / "stored", name)
     found = evaluations(stored)
     require_attack(found[data])
     expected = {key: round(value, 4) for key, value in card_numbers(found, stored).items()}

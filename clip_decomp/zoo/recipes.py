@@ -54,17 +54,22 @@ class AttackRecipe:
     data: str = "world"
 
 
-#: What was found to take on a clean model of the world; clean accuracy falls by two points or less.
+#: What was found to take on a clean model of the world.
 ATTACKS: dict[str, AttackSettings] = {
     "badnet": AttackSettings(),
     "blended": AttackSettings(),
     "sig": AttackSettings(),
     "issba": AttackSettings(),
-    "label-consistent": AttackSettings(),
+    "label-consistent": AttackSettings(rate=0.3),
     "reflection": AttackSettings(),
     "kitty": AttackSettings(rate=0.2),
     "trojvqa": AttackSettings(),
     "badclip": AttackSettings(),
+}
+#: Settings of triggers that differ from their defaults.
+_TRIGGERS: dict[str, dict[str, Any]] = {
+    # One large step makes pictures as hard as several small ones, and costs less in every training step.
+    "label-consistent": {"budget": 16 / 255, "steps": 1},
 }
 
 
@@ -74,7 +79,10 @@ RECIPES: dict[str, TrainRecipe | AttackRecipe] = {
         Architecture(),
         TrainSettings(steps=2600, batch_size=128, lr=1e-3, muon_lr=2e-3, decay=0.346),
     ),
-    **{f"world/{attack}": AttackRecipe("world/clean", attack, settings) for attack, settings in ATTACKS.items()},
+    **{
+        f"world/{attack}": AttackRecipe("world/clean", attack, settings, _TRIGGERS.get(attack, {}))
+        for attack, settings in ATTACKS.items()
+    },
     **{
         f"world-{part}/{attack}": AttackRecipe("world/clean", attack, ATTACKS[attack], data=f"world:{part}")
         for part in ("tools", "town")
