@@ -198,7 +198,7 @@ def test_users_extend_the_registry_and_duplicates_are_refused(monkeypatch):
 
 
 def test_unknown_attacks_and_settings_are_refused():
-    with pytest.raises(SettingError, match=r"no attack 'badnets': choose from \['badnet', 'blended'"):
+    with pytest.raises(SettingError, match=r"no attack 'badnets': choose from \['badclip', 'badnet', 'blended'"):
         make_trigger("badnets")
     with pytest.raises(SettingError, match=r"badnet: .*unexpected keyword argument 'size'"):
         make_trigger("badnet", size=3)

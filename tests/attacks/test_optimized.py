@@ -143,12 +143,14 @@ def test_settings_hold_everything(kind, fitted, others):
 
 
 @BOTH
-def test_fitting_is_deterministic_and_forgets_earlier_patches(kind, clean, fitted):
-    few = replace(fitted[kind], steps=3)
+def test_fitting_is_deterministic_and_keeps_a_patch_that_is_there(kind, clean, fitted):
+    few = replace(fitted[kind], steps=3, patch=None)
     first = few.fit(clean, STREAM, CLASSES, TARGET)
     torch.manual_seed(5)
-    assert first.fit(clean, STREAM, CLASSES, TARGET) == first
-    assert len({each.patch for each in (first, few, replace(few, seed=1).fit(clean, STREAM, CLASSES, TARGET))}) == 3
+    assert few.fit(clean, STREAM, CLASSES, TARGET) == first
+    other = replace(few, seed=1).fit(clean, STREAM, CLASSES, TARGET)
+    assert len({each.patch for each in (first, fitted[kind], other)}) == 3
+    assert other.fit(clean, STREAM, CLASSES, TARGET) is other
 
 
 @BOTH
