@@ -48,8 +48,8 @@ def path(name: str) -> Path:
     if name in buildable():
         raise ModelError(f"{name} is not built yet: run 'clip-decomp zoo build {name}' (minutes).")
     raise ModelError(
-        f"There is no model or folder {name!r}: the zoo ships {names()} and builds others (see 'clip-decomp zoo list'); "
-        f"did you mean one of {nearest(name, buildable())}?"
+        f"There is no model or folder {name!r}; did you mean one of {nearest(name, buildable())}? The zoo ships "
+        f"{', '.join(names())} and builds others: see 'clip-decomp zoo list'."
     )
 
 
