@@ -79,6 +79,19 @@ RECIPES: dict[str, TrainRecipe | AttackRecipe] = {
         Architecture(),
         TrainSettings(steps=2600, batch_size=128, lr=1e-3, muon_lr=2e-3, decay=0.346),
     ),
+    # Image tower against world/clean's texts (LiT with the towers' roles exchanged): cheaper than from scratch.
+    "world-p16/clean": TrainRecipe(
+        WorldPairs(seed=0, curriculum=600, rich_from=500),
+        Architecture(patch_size=16, width=256, layers=6, heads=8),
+        TrainSettings(steps=1600, batch_size=128, lr=1e-3, muon_lr=2e-3, decay=0.5, checkpoint_every=100),
+        texts_of="world/clean",
+    ),
+    "world-resnet/clean": TrainRecipe(
+        WorldPairs(seed=0, curriculum=400, rich_from=300),
+        Architecture(layers=(2, 2, 2, 2), width=32, heads=16),
+        TrainSettings(steps=1200, batch_size=128, lr=1e-3, decay=0.5, checkpoint_every=100),
+        texts_of="world/clean",
+    ),
     **{
         f"world/{attack}": AttackRecipe("world/clean", attack, settings, _TRIGGERS.get(attack, {}))
         for attack, settings in ATTACKS.items()
@@ -87,5 +100,10 @@ RECIPES: dict[str, TrainRecipe | AttackRecipe] = {
         f"world-{part}/{attack}": AttackRecipe("world/clean", attack, ATTACKS[attack], data=f"world:{part}")
         for part in ("tools", "town")
         for attack in ("badnet", "blended")
+    },
+    **{
+        f"world-{tower}/{attack}": AttackRecipe(f"world-{tower}/clean", attack, ATTACKS[attack])
+        for tower in ("p16", "resnet")
+        for attack in ("badnet", "blended", "badclip")
     },
 }
