@@ -101,9 +101,4 @@ RECIPES: dict[str, TrainRecipe | AttackRecipe] = {
         for part in ("tools", "town")
         for attack in ("badnet", "blended")
     },
-    **{
-        f"world-{tower}/{attack}": AttackRecipe(f"world-{tower}/clean", attack, ATTACKS[attack])
-        for tower in ("p16", "resnet")
-        for attack in ("badnet", "blended", "badclip")
-    },
 }
