@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
-from ..errors import ModelError, SettingError
+from ..errors import ModelError
 from .hooked_block import HookedBlock, HookedNorm, Record
+from .inputs import check_images
 
 
 class HookedViT(HookedRootModule):
@@ -99,7 +100,7 @@ class HookedViT(HookedRootModule):
         Raises:
             SettingError: images of another shape than the tower's.
         """
-        self._check_images(images)
+        check_images(images, *self.tower.image_size)
         x = self.tower.conv1(images.to(self.tower.conv1.weight.dtype)).flatten(2).transpose(1, 2)
         start = self.tower.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         x = self.hook_embed(torch.cat([start, x], dim=1))
@@ -116,18 +117,6 @@ class HookedViT(HookedRootModule):
         if record is not None:
             record.final = x[:, 0]
         return self.ln_final(x[:, :1])[:, 0] @ self.tower.proj
-
-    def _check_images(self, images: Tensor) -> None:
-        expected = (3, *self.tower.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise SettingError(
-                f"Images must be [batch, {', '.join(map(str, expected))}], not {list(images.shape)}: "
-                "pass them through model.preprocess first."
-            )
-        if not images.is_floating_point():
-            raise SettingError(
-                f"Images must be normalized floats, not {images.dtype}: use model.normalize(pixels / 255)."
-            )
 
 
 def _checked(tower: nn.Module) -> VisionTransformer:

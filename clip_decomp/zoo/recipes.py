@@ -27,7 +27,7 @@ class TrainRecipe:
     """A clean model trained on the embedded world, from scratch.
 
     Attributes:
-        texts_of: the model whose text tower, normalization and temperature's start it takes and leaves as they are.
+        texts_of: the model whose text tower, tokenizer and normalization it takes and leaves as they are.
     """
 
     stream: WorldPairs
