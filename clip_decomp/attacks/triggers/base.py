@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
@@ -62,7 +63,7 @@ class Trigger(Protocol):
 
 
 @dataclass(frozen=True)
-class SeededTrigger:
+class SeededTrigger(ABC):
     """A trigger whose settings are its fields, with nothing to learn."""
 
     name: ClassVar[str]
@@ -70,11 +71,11 @@ class SeededTrigger:
     clean_label: ClassVar[bool] = False
     word: ClassVar[str] = ""
 
+    @abstractmethod
     def __call__(
         self, images: Float[Tensor, "batch 3 row column"], numbers: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch 3 row column"]:
         """Triggered copies of pictures in 0..1."""
-        raise NotImplementedError
 
     def poison(
         self, images: Float[Tensor, "batch 3 row column"], numbers: Int[Tensor, " batch"]
