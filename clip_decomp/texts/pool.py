@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, nearest
 
 #: The property of texts that come without one.
 PLAIN = "text"
@@ -74,9 +74,7 @@ class TextPool:
         """
         for name in names:
             if name not in self.property_names:
-                from difflib import get_close_matches
-
-                near = get_close_matches(name, self.property_names, n=3) or list(self.property_names[:5])
+                near = nearest(name, self.property_names)
                 raise DataError(f"The pool has no property {name!r}; did you mean one of {near}?")
         return [k for k, each in enumerate(self.properties) if each in names]
 
