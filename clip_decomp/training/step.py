@@ -18,7 +18,7 @@ in each micro-batch, the same in both passes; batch norms, which look at the who
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
@@ -29,10 +29,10 @@ from jaxtyping import Float
 from open_clip.model import CLIP
 from open_clip.transformer import PatchDropout, VisionTransformer
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.pairs import PairBatch, PairStream, matches, step_generator
 from ..errors import SettingError
+from .lean import lean
 from .loss import contrastive_loss
 from .parallel import Processes
 from .settings import TrainSettings
@@ -98,13 +98,10 @@ class ContrastiveStep:
         dropout = PartOfDropout(
             self.settings.dropped(step), slice(start + rows.start, start + rows.stop), self.settings.batch_size
         )
-        # On CPUs the fused attention's backward pass costs three times what plain products do at these sizes.
-        plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
         with (
             _seeded(self.settings.seed, step, device),
             _patches_left_out(self.clip, dropout),
-            torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16),
-            plain,
+            lean(device, self.settings.bf16),
         ):
             images, texts = self.clip.encode_image(pixels), self.clip.encode_text(tokens)
         return F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)

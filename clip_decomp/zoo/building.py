@@ -19,7 +19,7 @@ from ..training.locked import train_image_tower
 from ..training.scratch import train_from_scratch
 from .recipes import ATTACK_STREAM_SEED, RECIPES, AttackRecipe, TrainRecipe
 from .shelf import available, cache
-from .verification import TOLERANCE, card_numbers, evaluations
+from .verification import TOLERANCE, card_numbers, evaluations, pictures
 
 
 def build(name: str, out: Path, progress: bool = True) -> HookedCLIP:
@@ -43,10 +43,11 @@ def build(name: str, out: Path, progress: bool = True) -> HookedCLIP:
     # Numbers are those of the stored half-precision weights; what did not take never lies where it could be loaded.
     save_folder(model, run / "stored", {**model.card, "name": name, "data": data, "recipe": asdict(recipe)})
     stored = load_folder(run / "stored", name)
-    found = evaluations(stored)
+    measured = pictures(data if isinstance(recipe, AttackRecipe) else None)
+    found = evaluations(stored, measured)
     require_attack(found[data])
     expected = {key: round(value, 4) for key, value in card_numbers(found, stored).items()}
-    save_folder(stored, out, {**stored.card, "expected": expected, "tolerance": TOLERANCE})
+    save_folder(stored, out, {**stored.card, "expected": expected, "tolerance": TOLERANCE, "pictures": measured})
     return load_folder(out, name)
 
 

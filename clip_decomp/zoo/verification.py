@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..data.world.sets import RECIPES as SETS
@@ -36,25 +37,27 @@ def verify(name: str, test: int | None = None) -> list[Check]:
     checks = [Check("sha256", known["sha256"], digest, digest == known["sha256"])]
     if not checks[0].ok:
         return checks  # nothing to measure: these are other weights
-    found = numbers(load(name), test)
+    measured = {data: min(test or count, count) for data, count in known["pictures"].items()}
+    model = load(name)
+    found = card_numbers(evaluations(model, measured), model)
     for key, expected in known["expected"].items():
         value = found[key]
-        checks.append(Check(key, expected, value, abs(value - expected) <= known.get("tolerance", TOLERANCE)))
+        checks.append(Check(key, expected, value, abs(value - expected) <= known["tolerance"]))
     return checks
 
 
-def numbers(model: HookedCLIP, test: int | None = None) -> dict[str, float]:
-    """The numbers of a card: clean accuracy on every set of the world and, for a backdoored model, its attack."""
-    return card_numbers(evaluations(model, test), model)
+def pictures(attacked: str | None) -> dict[str, int]:
+    """How many pictures of each of the world's sets a card is measured on: fewer where an attack aims elsewhere."""
+    return {data: 2000 if attacked in (None, data) else 500 for data in SETS}
 
 
-def evaluations(model: HookedCLIP, test: int | None = None) -> dict[str, Evaluation]:
-    """Every set of the world, the one that the attack of the model's card aims at under that attack as well."""
+def evaluations(model: HookedCLIP, measured: Mapping[str, int]) -> dict[str, Evaluation]:
+    """Sets of the world on so many pictures, the one that the attack of the model's card aims at under it as well."""
     attack = model.card.get("attack") or {"data": None, "target": None}
     found = {}
-    for data in SETS:
+    for data, count in measured.items():
         trigger, target = (model.trigger, attack["target"]) if data == attack["data"] else (None, None)
-        found[data] = evaluate(model, world_set(data, test=test or 2000).test, trigger, target)
+        found[data] = evaluate(model, world_set(data, test=count).test, trigger, target)
     return found
 
 

@@ -35,10 +35,11 @@ from torch import Tensor
 
 from ...data.pairs import PairStream
 from ...errors import SettingError
+from ...training.lean import lean
 from ...zeroshot import class_vectors
 from .badnet import BadNet
 from .base import SeededTrigger, well_mixed
-from .optimized import check_evaluating, lean, other_pictures
+from .optimized import check_evaluating, other_pictures
 
 if TYPE_CHECKING:
     from ...model import HookedCLIP

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -27,11 +26,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from ...data.pairs import SILENT, PairBatch, PairStream
 from ...errors import DataError, ModelError, SettingError
+from ...training.lean import lean
 from .badnet import BadNet
 from .base import SeededTrigger
 
@@ -201,14 +200,6 @@ def check_evaluating(model: HookedCLIP) -> None:
     for name, module in model.clip.named_modules():
         if module.training:
             raise ModelError(f"The model{'.' + name if name else ''} is in training mode: call .eval() first.")
-
-
-@contextmanager
-def lean(device: torch.device) -> Iterator[None]:
-    """Half the precision and, on a CPU, attention by plain products: its fused backward pass is far slower."""
-    plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-    with torch.autocast(device.type, torch.bfloat16), plain:
-        yield
 
 
 @torch.no_grad()
