@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -81,8 +82,8 @@ def _from_record(tower: HookedViT, record: Record, representation: Tensor, rule:
         bias = (attention_bias.sum(0) + mlp_bias.sum(0)) @ read * scale[:, None] + beta
     return Decomposition(
         z=torch.stack(record.z, dim=1).float(),
-        attention=torch.stack(record.attention, dim=1).float(),
-        values=torch.stack(record.values, dim=1).float() if record.tokens else None,
+        attention=_stacked(record.attention, -1),
+        values=_stacked(record.values, -3) if record.tokens else None,
         norm=norm,
         convention=rule,
         _ov=ov,
@@ -93,6 +94,18 @@ def _from_record(tower: HookedViT, record: Record, representation: Tensor, rule:
         _offset_span=span,
         _bias=bias,
     )
+
+
+def _stacked(layers: list[Tensor], token_axis: int) -> Tensor:
+    """Layers behind the batch axis; where some see fewer tokens (prompts), those that they do not see weigh nothing.
+
+    Args:
+        token_axis: counted from the end.
+    """
+    most = max(each.shape[token_axis] for each in layers)
+    before = [0, 0] * (-token_axis - 1)
+    padded = [F.pad(each, [*before, 0, most - each.shape[token_axis]]) for each in layers]
+    return torch.stack(padded, dim=1).float()
 
 
 def read_matrix(tower: HookedViT, rule: Convention = EXACT) -> Float[Tensor, "d_model d_embed"]:

@@ -12,10 +12,16 @@ if TYPE_CHECKING:
     from .decomp_det import DecompDet
     from .decomp_rep import DecompRep
     from .decomp_rep_total import DecompRepTotal
+    from .rvpt import RVPT
 
-_HOMES = {"DecompDet": ".decomp_det", "DecompRep": ".decomp_rep", "DecompRepTotal": ".decomp_rep_total"}
+_HOMES = {
+    "DecompDet": ".decomp_det",
+    "DecompRep": ".decomp_rep",
+    "DecompRepTotal": ".decomp_rep_total",
+    "RVPT": ".rvpt",
+}
 
-__all__ = ["DecompDet", "DecompRep", "DecompRepTotal"]
+__all__ = ["RVPT", "DecompDet", "DecompRep", "DecompRepTotal"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from .sets import DataSet, ImageSet
 __all__ = ["DataSet", "ImageSet", "open_data"]
 
 
-def open_data(spec: str, image_size: int, seed: int = 0, test: int | None = None) -> DataSet:
+def open_data(spec: str, image_size: int, seed: int = 0, test: int | None = None, train: int = 0) -> DataSet:
     """Open a data set by its description.
 
     Args:
@@ -19,6 +19,7 @@ def open_data(spec: str, image_size: int, seed: int = 0, test: int | None = None
         image_size: pictures are resized and cropped to this.
         seed: of the world's pictures, or of the split where the data has none (20 % are held out).
         test: at most this many test pictures.
+        train: how many training pictures of the world to draw; other data have their own.
 
     Raises:
         DataError: nothing is there, or it cannot be used.
@@ -33,7 +34,7 @@ def open_data(spec: str, image_size: int, seed: int = 0, test: int | None = None
 
         if image_size != IMAGE_SIZE:
             raise DataError(f"The world's pictures are {IMAGE_SIZE} pixels wide, but this model takes {image_size}.")
-        return world_set(spec, test=test or 2000, seed=seed)
+        return world_set(spec, test=test or 2000, train=train, seed=seed)
     path, _, part = spec.partition(":") if not Path(spec).exists() else (spec, "", "")
     place = Path(path)
     if not place.exists():

@@ -88,7 +88,9 @@ def rollout(
 ) -> Float[Tensor, "batch token"]:
     """Attention rollout: how much of the class token's output comes from each input token, by attention alone.
 
-    Layers are multiplied up as they are computed, so one matrix of [batch, token, token] is all that is kept.
+    Layers are multiplied up as they are computed, so one matrix of [batch, token, token] is all that is kept. Prompts
+    that a block sees and drops (:mod:`clip_decomp.prompts`) are input tokens of their own behind the others, those of
+    the first prompted layer first; rows sum to 1 with them.
 
     Args:
         images: normalized.
@@ -107,18 +109,13 @@ def rollout(
     check_ready(model.visual.tower, images)
     rows = []
     for batch in images.to(model.device).split(batch_size):
-        product: list[Tensor] = []
-
-        def multiply(pattern: Tensor, hook: nn.Module, product: list[Tensor] = product) -> None:
-            mixed = _mixed(pattern, residual, discard)
-            if product and product[0].shape[1] != mixed.shape[2]:
-                counts = f"{product[0].shape[1]} and {mixed.shape[2]}"
-                raise SettingError(f"Layers of {counts} tokens cannot be rolled out together: choose other layers.")
-            product[:] = [mixed @ product[0] if product else mixed]
-
-        with model.visual.hooks(fwd_hooks=[(_pattern(layer), multiply) for layer in chosen]):
+        path = _Path(residual, discard)
+        hooks = [(_pattern(layer), path.multiply) for layer in chosen]
+        hooks += [(f"blocks.{layer}.hook_resid_post", path.count) for layer in range(model.visual.n_layers)]
+        with model.visual.hooks(fwd_hooks=hooks):
             model.visual(batch)
-        rows.append(product[0][:, 0])
+        assert path.product is not None
+        rows.append(path.product[:, 0])
     return torch.cat(rows)
 
 
@@ -144,6 +141,8 @@ def attention_between(
     totals: dict[str, Tensor] = {}
 
     def add(pattern: Tensor, hook: nn.Module) -> None:
+        if pattern.shape[2] < pattern.shape[3]:
+            raise SettingError("Prompts attached as keys attend to nothing: attach them as tokens.")
         parts = [1, n_patches, pattern.shape[-1] - 1 - n_patches]
         parts = parts if parts[-1] else parts[:-1]
         toward = torch.stack([part.sum(-1) for part in pattern.float().split(parts, dim=-1)], dim=-1)
@@ -188,11 +187,31 @@ def _pattern(layer: int) -> str:
     return f"blocks.{layer}.attn.hook_pattern"
 
 
-def _mixed(pattern: Tensor, residual: float, discard: float) -> Float[Tensor, "batch token token"]:
-    """One layer's step of the rollout; its rows sum to 1."""
-    mean = pattern.float().mean(1)
-    least = int(discard * mean.shape[-1])
-    if least:
-        mean = mean.scatter(-1, mean.topk(least, largest=False).indices, 0.0)
-    mean = mean / mean.sum(-1, keepdim=True)
-    return residual * torch.eye(mean.shape[-1], device=mean.device) + (1 - residual) * mean
+class _Path:
+    """The rollout so far, and how many tokens the last block passed on."""
+
+    def __init__(self, residual: float, discard: float):
+        self.residual, self.discard = residual, discard
+        self.product: Float[Tensor, "batch token token"] | None = None
+        self.passed: int | None = None
+
+    def count(self, stream: Tensor, hook: nn.Module) -> None:
+        """Prompts may have been dropped behind a block: what is attached to its output was attached before us."""
+        self.passed = stream.shape[1]
+
+    def multiply(self, pattern: Tensor, hook: nn.Module) -> None:
+        """One layer's step; its rows sum to 1."""
+        mean = pattern.float().mean(1)
+        least = int(self.discard * mean.shape[-1])
+        if least:
+            mean = mean.scatter(-1, mean.topk(least, largest=False).indices, 0.0)
+        mean = mean / mean.sum(-1, keepdim=True)
+        mixed = self.residual * torch.eye(*mean.shape[1:], device=mean.device) + (1 - self.residual) * mean
+        if self.product is None:
+            self.product = mixed
+            return
+        carried = mixed.shape[-1] if self.passed is None else min(self.passed, mixed.shape[-1])
+        self.product = torch.cat(
+            [mixed[..., :carried] @ self.product[:, :carried], mixed[..., carried:]],
+            dim=-1,
+        )

@@ -178,6 +178,16 @@ class HookedBlock(nn.Module):
         """Output bias of the MLP, LayerScale included."""
         return cast(nn.Linear, self._block[0].mlp.c_proj).bias * self.mlp_scale
 
+    def beside(self, tokens: Float[Tensor, "token d_model"]) -> dict[str, Float[Tensor, "token head d_head"]]:
+        """Keys ``k`` and values ``v`` of tokens that this block would read beside a picture's own."""
+        block, heads = self._block[0], self.attn.n_heads
+        weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+        keys_values = F.linear(
+            block.ln_1(tokens), weight[len(weight) // 3 :], None if bias is None else bias[len(bias) // 3 :]
+        )
+        k, v = keys_values.reshape(len(tokens), 2, heads, self.attn.d_head).unbind(1)
+        return {"k": k, "v": v}
+
     def forward(
         self, x: Float[Tensor, "batch token d_model"], record: Record | None = None
     ) -> Float[Tensor, "batch token d_model"]:

@@ -116,7 +116,11 @@ class HookedViT(HookedRootModule):
             x = block(x, record)
         if record is not None:
             record.final = x[:, 0]
-        return self.ln_final(x[:, :1])[:, 0] @ self.tower.proj
+        return self.read(x)
+
+    def read(self, residual: Float[Tensor, "batch token d_model"]) -> Float[Tensor, "batch d_embed"]:
+        """Image representations from the residual stream behind the last block."""
+        return self.ln_final(residual[:, :1])[:, 0] @ self.tower.proj
 
 
 def _checked(tower: nn.Module) -> VisionTransformer:

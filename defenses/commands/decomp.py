@@ -1,4 +1,4 @@
-"""The defenses' commands: ``clip-decomp defend`` and ``clip-decomp detect``."""
+"""Decomp-Rep and Decomp-Det on the command line."""
 
 from __future__ import annotations
 
@@ -17,15 +17,12 @@ from clip_decomp.cli.run import (
     Model,
     Out,
     Seed,
-    Subject,
     Target,
     finish,
-    open_subject,
 )
 from clip_decomp.results import Results, prefix, scale_of
 
-_defend = typer.Typer(help="Take the backdoor out of a model, and measure before and after.", no_args_is_help=True)
-_detect = typer.Typer(help="Score inputs, and measure how well triggered ones stand out.", no_args_is_help=True)
+from .subjects import attacked, compared
 
 Epsilon = Annotated[
     float | None,
@@ -35,23 +32,6 @@ Measure = Annotated[str, typer.Option(help="dot (the paper's code) or cosine (it
 Share = Annotated[float, typer.Option(help="Share of clean heads that a calibrated epsilon selects.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the defenses' commands."""
-    app.add_typer(_defend, name="defend")
-    app.add_typer(_detect, name="detect")
-
-
-@_defend.callback()
-def _defend_group() -> None:
-    """Take the backdoor out of a model, and measure before and after."""
-
-
-@_detect.callback()
-def _detect_group() -> None:
-    """Score inputs, and measure how well triggered ones stand out."""
-
-
-@_defend.command("decomp-rep")
 def decomp_rep(
     model: Model,
     data: Data = None,
@@ -76,13 +56,13 @@ def decomp_rep(
     from clip_decomp.errors import SettingError
     from clip_decomp.evaluation import evaluate, require_attack
 
-    from .decomp_rep import DecompRep
-    from .decomp_rep_total import DecompRepTotal
+    from ..decomp_rep import DecompRep
+    from ..decomp_rep_total import DecompRepTotal
 
     if effect not in ("direct", "total") or (effect == "total" and components != "heads"):
         raise SettingError(f"Repair has a direct effect, or a total one on heads; not effect={effect} on {components}.")
     clock = Clock()
-    subject = _attacked(model, data, attack, target, images, seed, device)
+    subject = attacked(model, data, attack, target, images, seed, device)
     test = subject.data.test
     before = evaluate(subject.model, test, subject.trigger, subject.target, progress=True)
     if not force:
@@ -102,17 +82,9 @@ def decomp_rep(
     metrics = before.metrics(prefix(test.name, subject.attack, "none"))
     metrics |= {k + key: v for k, v in after.metrics(prefix(test.name, subject.attack, "decomp-rep")).items()}
     results = Results("defend decomp-rep", scale_of(test.name), seed, settings, subject.counts(), metrics, clock())
-    rows = [("", "undefended  ->  repaired")]
-    for what, first, second in (
-        ("attack success rate", before.attack_success_rate, after.attack_success_rate),
-        ("clean accuracy", before.clean_accuracy, after.clean_accuracy),
-        ("poisoned accuracy", before.poisoned_accuracy, after.poisoned_accuracy),
-    ):
-        rows.append((what, f"{first}  ->  {second}"))
-    finish(results, out, as_json, rows)
+    finish(results, out, as_json, compared(before, after))
 
 
-@_detect.command("decomp-det")
 def decomp_det(
     model: Model,
     data: Data = None,
@@ -132,11 +104,11 @@ def decomp_det(
     """Decomp-Det: count the heads of the last layer that are unlike their clean prototypes."""
     from clip_decomp.evaluation import evaluate, require_attack
 
-    from .decomp_det import DecompDet
-    from .detection import detect
+    from ..decomp_det import DecompDet
+    from ..detection import detect
 
     clock = Clock()
-    subject = _attacked(model, data, attack, target, images, seed, device)
+    subject = attacked(model, data, attack, target, images, seed, device)
     test = subject.data.test
     undefended = evaluate(subject.model, test, subject.trigger, subject.target, progress=True)
     if not force:
@@ -162,17 +134,6 @@ def decomp_det(
         (f"AUROC against clean {subject.target}", _area(found.auroc_target)),
     ]
     finish(results, out, as_json, rows)
-
-
-def _attacked(
-    model: str, data: str | None, attack: str | None, target: str | None, images: int | None, seed: int, device: str
-) -> Subject:
-    from clip_decomp.errors import SettingError
-
-    subject = open_subject(model, data, attack, target, images, seed, device)
-    if subject.trigger is None:
-        raise SettingError(f"{model} carries no attack on its card: name one with --attack.")
-    return subject
 
 
 def _area(rate) -> str:

@@ -1,0 +1,33 @@
+"""The defenses' commands: ``clip-decomp defend``, ``clip-decomp detect`` and ``clip-decomp bench rvpt``."""
+
+from __future__ import annotations
+
+import typer
+
+from clip_decomp.cli.bench import app as _bench
+
+from . import bench, decomp, prompts
+
+_defend = typer.Typer(help="Take the backdoor out of a model, and measure before and after.", no_args_is_help=True)
+_detect = typer.Typer(help="Score inputs, and measure how well triggered ones stand out.", no_args_is_help=True)
+_defend.command("decomp-rep")(decomp.decomp_rep)
+_defend.command("rvpt")(prompts.rvpt)
+_defend.command("vpt")(prompts.vpt)
+_detect.command("decomp-det")(decomp.decomp_det)
+_bench.command("rvpt")(bench.rvpt)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the defenses' commands."""
+    app.add_typer(_defend, name="defend")
+    app.add_typer(_detect, name="detect")
+
+
+@_defend.callback()
+def _defend_group() -> None:
+    """Take the backdoor out of a model, and measure before and after."""
+
+
+@_detect.callback()
+def _detect_group() -> None:
+    """Score inputs, and measure how well triggered ones stand out."""

@@ -1,0 +1,77 @@
+"""Speed of the defenses against the published algorithms, in one run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clip_decomp.cli.bench.timing import side_by_side
+from clip_decomp.cli.run import Clock, Json, Out, Seed, finish
+from clip_decomp.results import Results
+
+
+def rvpt(
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 32,
+    length: Annotated[int, typer.Option(min=1, help="Prompts a block.")] = 50,
+    depth: Annotated[int, typer.Option(min=1, max=12, help="Prompted blocks of 12.")] = 9,
+    classes: Annotated[int, typer.Option(min=2, help="Classes.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="Repetitions; the median counts.")] = 5,
+    out: Out = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """A training step of RVPT against two full passes, ViT-B/32 sizes, random weights, fp32."""
+    import torch
+    from torch.nn import functional
+
+    from clip_decomp.model import HookedCLIP
+    from clip_decomp.training.architecture import Architecture, build
+
+    from ..prefix import Prefix
+    from ..published import published_rvpt_loss
+    from ..rvpt import RVPT
+
+    clock, source = Clock(), torch.Generator().manual_seed(seed)
+    sizes = Architecture(embed_dim=512, image_size=224, patch_size=32, layers=12, width=768, heads=12)
+    clip = build(sizes, seed).eval().requires_grad_(False)
+    model = HookedCLIP(clip, lambda texts: torch.zeros(len(texts), 8, dtype=torch.long), (0,) * 3, (1,) * 3)
+    images = torch.randn(batch_size, 3, 224, 224, generator=source)
+    labels = torch.randint(classes, (batch_size,), generator=source)
+    vectors = functional.normalize(torch.randn(classes, 512, generator=source), dim=-1)
+    defense = RVPT(length=length, depth=depth, bf16=False, progress=False)
+    prompts = defense.prepare(model)
+    prefix = Prefix.of(model.visual, images, prompts.blocks[0])
+    losses: dict[str, float] = {}
+
+    def step(name: str) -> None:
+        prompts.zero_grad()
+        if name == "published":
+            loss = published_rvpt_loss(model, prompts, images, labels, vectors, defense.alpha)
+        else:
+            loss = defense.losses(prefix.residual, prefix.targets, labels, vectors).total(defense.alpha)
+        loss.backward()
+        losses[name] = loss.item()
+
+    plain, ours, once = side_by_side(
+        [
+            lambda: step("published"),
+            lambda: step("ours"),
+            lambda: Prefix.of(model.visual, images, prompts.blocks[0]),
+        ],
+        rounds,
+    )
+    gap = abs(losses["ours"] - losses["published"]) / abs(losses["published"])
+    metrics = {"rvpt-step-speedup": plain / ours, "rvpt-relative-loss-gap": gap}
+    rows = [
+        ("two full passes", f"{plain * 1e3:.0f} ms a step"),
+        ("from the kept prefix", f"{ours * 1e3:.0f} ms a step: {plain / ours:.2f} times as fast"),
+        ("the prefix, once a picture", f"{once * 1e3:.0f} ms a batch"),
+        ("losses", f"{losses['published']:.5f} and {losses['ours']:.5f}, {gap:.1e} apart"),
+    ]
+    settings = {"batch_size": batch_size, "length": length, "blocks": prompts.blocks, "classes": classes}
+    settings |= {"rounds": rounds, "threads": torch.get_num_threads()}
+    named = {f"synthetic/clean/none/{key}": value for key, value in metrics.items()}
+    finish(
+        Results("bench rvpt", "synthetic", seed, settings, {"images": batch_size}, named, clock()), out, as_json, rows
+    )

@@ -1,0 +1,305 @@
+r"""RVPT: visual prompts that repel what a backdoored tower would have encoded (Zhang et al. 2025).
+
+Deep visual prompts are tuned on a few labelled clean pictures; every weight of the model stays as it is. For picture i
+with class tokens :math:`c_i^d` of the prompted and :math:`o_i^d` of the original tower behind block d,
+
+.. math::
+    L = \sum_i \Big[ -\log \frac{\exp(\cos(v_i, t_{y_i}) / \tau)}{\sum_c \exp(\cos(v_i, t_c) / \tau)}
+        + \alpha \max\Big(\frac{1}{L - D} \sum_{d=D+1}^{L} \cos(c_i^d, o_i^d),\, m\Big) \Big]
+
+(equations 3 to 6; equation 4 lacks its exponentials). Both terms are *sums* over the batch: a mean would need a
+learning rate larger by the batch size. ``alpha=0`` is plain visual prompt tuning (VPT); the margin m is -1 (full
+repulsion) by default.
+
+Everything before the first prompted block, and the original class tokens, are computed once an image and kept; prompts
+enter as keys and values, which are the same for all images. A step costs the prompted blocks, without queries and MLPs
+for prompts, forward and backward.
+
+Limits: the tower must be a vision transformer. Momentum and the scale of the prompts' start are not in the paper; ours
+are CoOp's.
+
+Example:
+    >>> import clip_decomp
+    >>> from clip_decomp.data import open_data
+    >>> data = open_data("world", 64, test=8, train=300)
+    >>> rvpt = RVPT(length=2, shots=1, epochs=1, progress=False)
+    >>> fixed = rvpt.fit(clip_decomp.load("world/badnet"), data.train)
+    >>> fixed.encode_image(torch.zeros(1, 3, 64, 64)).shape, fixed.prompts_.count
+    (torch.Size([1, 128]), 2304)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from clip_decomp.data.sets import PLAIN_TEMPLATE, ImageSet
+from clip_decomp.errors import DataError, SettingError, TrainingFailed
+from clip_decomp.model import HookedCLIP
+from clip_decomp.models.hooked_vit import HookedViT
+from clip_decomp.prompts import DeepVisualPrompts
+from clip_decomp.training.lean import lean
+from clip_decomp.training.parallel import Processes, launched
+from clip_decomp.training.schedule import cosine
+from clip_decomp.zeroshot import class_vectors
+
+from .defended import ImageSideDefense
+from .few_shot import few_shot
+from .prefix import Prefix, class_tokens
+
+#: Changes normalized pictures of a batch, given a generator, each time they are seen.
+Augment = Callable[[Float[Tensor, "batch 3 row column"], torch.Generator], Float[Tensor, "batch 3 row column"]]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Sums over a batch.
+
+    Attributes:
+        repelling: mean cosine of prompted and original class tokens over layers, not below the margin.
+    """
+
+    cross_entropy: Float[Tensor, ""]
+    repelling: Float[Tensor, ""]
+
+    def total(self, alpha: float) -> Float[Tensor, ""]:
+        """What is descended."""
+        return self.cross_entropy + alpha * self.repelling
+
+
+class RVPT(ImageSideDefense):
+    """A model with visual prompts tuned to keep what tells the classes apart and to repel the rest.
+
+    Args:
+        alpha: weight of the feature-repelling loss; 0 is VPT.
+        length: prompts a block.
+        depth: number of prompted blocks; by default all but the first quarter, which are 9 of 12.
+        count_from: whether they are the last blocks (``output``) or the first (``input``).
+        margin: below this mean cosine a picture is repelled no further; 1 repels nothing.
+        shots: pictures of each class, None for all.
+        lr: of SGD, for losses summed over the batch, with cosine decay to zero.
+        bf16: compute in bfloat16 where autocast allows it.
+        cache: a file for the frozen streams; None keeps them in memory.
+
+    Attributes:
+        prompts_: the tuned :class:`~clip_decomp.prompts.deep.DeepVisualPrompts`.
+        history_: for every epoch the means over its pictures of the two losses.
+        chosen_: places of the pictures that it was tuned on.
+
+    Raises:
+        SettingError: a setting out of its range.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 2.0,
+        length: int = 50,
+        depth: int | None = None,
+        count_from: Literal["output", "input"] = "output",
+        margin: float = -1.0,
+        shots: int | None = 16,
+        epochs: int = 50,
+        batch_size: int = 32,
+        lr: float = 0.002,
+        momentum: float = 0.9,
+        bf16: bool = True,
+        seed: int = 0,
+        cache: Path | None = None,
+        progress: bool = True,
+    ):
+        if alpha < 0 or not -1 <= margin <= 1:
+            raise SettingError(f"RVPT needs alpha >= 0 and a margin in -1..1, not {alpha} and {margin}.")
+        if length < 1 or epochs < 1 or batch_size < 1 or not lr > 0 or not 0 <= momentum < 1:
+            raise SettingError(
+                f"RVPT needs length, epochs and batch_size >= 1, lr > 0 and momentum in 0..1, not {length}, {epochs}, "
+                f"{batch_size}, {lr} and {momentum}."
+            )
+        if shots is not None and shots < 1:
+            raise SettingError(f"The number of shots must be 1 or more a class, not {shots}.")
+        if count_from not in ("output", "input"):
+            raise SettingError(f"Prompted blocks are counted from output or input, not {count_from!r}.")
+        self.alpha, self.length, self.depth, self.count_from, self.margin = alpha, length, depth, count_from, margin
+        self.shots, self.epochs, self.batch_size, self.lr, self.momentum = shots, epochs, batch_size, lr, momentum
+        self.bf16, self.seed, self.cache, self.progress = bf16, seed, cache, progress
+
+    def settings(self) -> dict[str, Any]:
+        """What was asked for, for results."""
+        hidden = ("cache", "progress")
+        return {key: value for key, value in vars(self).items() if not key.endswith("_") and key not in hidden}
+
+    def fit(
+        self,
+        model: HookedCLIP,
+        images: ImageSet | Float[Tensor, "image 3 row column"],
+        labels: Int[Tensor, " image"] | None = None,
+        class_names: Sequence[str] | None = None,
+        templates: Sequence[str] = (PLAIN_TEMPLATE,),
+        without: Sequence[str] = (),
+        augment: Augment | None = None,
+    ) -> Self:
+        """Tune prompts on labelled clean pictures. Returns itself.
+
+        Args:
+            images: a data set, or normalized pictures with their ``labels`` and ``class_names``.
+            templates: of the classes' texts; a data set brings its own.
+            without: classes that are left out, pictures and texts alike (the paper's woTC).
+            augment: changes pictures each time they are seen; nothing is kept then but the prompts.
+
+        Raises:
+            SettingError: more blocks than the tower has, or pictures without labels.
+            DataError: labels out of range, or a class with fewer pictures than shots.
+            TrainingFailed: a loss that is not finite.
+        """
+        if isinstance(images, ImageSet):
+            own = images.labels if images.indices is None else images.labels[images.indices]
+            class_names, templates = images.class_names, images.templates
+        elif labels is None or class_names is None or len(labels) != len(images):
+            raise SettingError("Pictures in a tensor need as many labels, and class names.")
+        else:
+            own = labels
+        prompts = self.prepare(model)
+        chosen = few_shot(own.cpu(), class_names, self.shots, self.seed, without)
+        pixels, truths = _pictures(model, images, own, chosen)
+        kept = [name for name in class_names if name not in without]
+        renumbered = torch.tensor([kept.index(name) if name in kept else -1 for name in class_names])
+        vectors = class_vectors(model, kept, templates).to(model.device)
+        self.chosen_ = chosen
+        self._tune(pixels, renumbered[truths], vectors, augment)
+        prompts.requires_grad_(False).zero_grad()
+        self.prompted_ = prompts.on(model, keys=True)
+        return self
+
+    def encode_image(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch d_embed"]:
+        """Representations of normalized images under the prompts."""
+        return self.prompted_.encode_image(images)
+
+    @property
+    def hooked(self) -> HookedCLIP:
+        """The prompted model for every reading method, prompts on the token axis."""
+        return self.prompts_.on(self.model_)
+
+    def save(self, folder: Path) -> None:
+        """Write the prompts and how they were made."""
+        self.prompts_.save(folder, defense="vpt" if self.alpha == 0 else "rvpt", settings=self.settings())
+
+    @classmethod
+    def load(cls, folder: Path, model: HookedCLIP) -> Self:
+        """A defense that was saved for this model; raises what :meth:`DeepVisualPrompts.load` does."""
+        import json
+
+        prompts = DeepVisualPrompts.load(folder, model).requires_grad_(False)
+        settings = json.loads((folder / "prompts.json").read_text()).get("settings", {})
+        loaded = cls(**settings)
+        loaded.model_, loaded.prompts_, loaded.prompted_ = model, prompts, prompts.on(model, keys=True)
+        return loaded
+
+    def prepare(self, model: HookedCLIP) -> DeepVisualPrompts:
+        """Prompts as they are before tuning.
+
+        Raises:
+            SettingError: more blocks than the tower has, or a tower without blocks.
+        """
+        self.model_, self.prompts_ = model, DeepVisualPrompts(model, self.length, self._blocks(model), self.seed)
+        return self.prompts_
+
+    def _blocks(self, model: HookedCLIP) -> range:
+        if not isinstance(model.visual, HookedViT):
+            raise SettingError(f"RVPT prompts vision transformers; {model.name} has a {type(model.visual).__name__}.")
+        layers = model.visual.n_layers
+        depth = layers - layers // 4 if self.depth is None else self.depth
+        if not 1 <= depth <= layers:
+            raise SettingError(f"Between 1 and all {layers} blocks of this tower can be prompted, not {depth}.")
+        return range(layers - depth, layers) if self.count_from == "output" else range(depth)
+
+    def losses(
+        self,
+        stream: Float[Tensor, "batch token d_model"],
+        targets: Float[Tensor, "batch layer d_model"],
+        labels: Int[Tensor, " batch"],
+        vectors: Float[Tensor, "cls d_embed"],
+    ) -> Losses:
+        """Both losses of a batch whose streams enter the first prompted block; ``targets`` from the original tower."""
+        tower = self.model_.visual
+        with tower.hooks(fwd_hooks=self.prompts_.hooks(tower, keys=True)):
+            features, tokens = class_tokens(tower, stream, self.prompts_.blocks[0])
+        logits = self.model_.logit_scale.detach() * F.normalize(features.float(), dim=-1) @ vectors.T
+        cosines = F.cosine_similarity(tokens.float(), targets.float(), dim=-1).mean(1)
+        return Losses(F.cross_entropy(logits, labels, reduction="sum"), cosines.clamp(min=self.margin).sum())
+
+    def _tune(self, pixels: Tensor, labels: Tensor, vectors: Tensor, augment: Augment | None) -> None:
+        model, prompts = self.model_, self.prompts_
+        tower, device, processes = model.visual, model.device, launched(model.device)
+        first, frozen = prompts.blocks[0], [each for each in tower.parameters() if each.requires_grad]
+        optimizer = torch.optim.SGD(prompts.parameters(), lr=self.lr, momentum=self.momentum)
+        steps = self.epochs * -(-len(labels) // self.batch_size)
+        self.history_: list[dict[str, float]] = []
+        for each in frozen:
+            each.requires_grad_(False)
+        try:
+            prefix = None if augment else Prefix.of(tower, pixels, first, self.cache, self.bf16, self.progress)
+            bar = tqdm(total=steps, desc="rvpt" if self.alpha else "vpt", disable=not self.progress or processes.rank)
+            with bar:
+                for epoch in range(self.epochs):
+                    totals = torch.zeros(2, dtype=torch.float64)
+                    for number, (rows, generator) in enumerate(self._batches(len(labels), epoch)):
+                        for group in optimizer.param_groups:
+                            group["lr"] = self.lr * cosine(epoch * (steps // self.epochs) + number, steps, 0)
+                        own = rows[processes.rank :: processes.count]
+                        part, here = prefix, own
+                        if augment is not None or part is None:
+                            changed = augment(pixels[own], generator) if augment else pixels[own]
+                            part, here = Prefix.of(tower, changed, first, None, self.bf16), slice(None)
+                        with lean(device, self.bf16):
+                            found = self.losses(
+                                part.residual[here].to(device),
+                                part.targets[here].to(device),
+                                labels[own].to(device),
+                                vectors,
+                            )
+                        self._descend(found, optimizer, processes)
+                        totals += torch.stack([found.cross_entropy, found.repelling]).detach().double().cpu()
+                        bar.update()
+                    means = (processes.mean(totals) * processes.count / len(labels)).tolist()
+                    self.history_.append(dict(zip(("cross_entropy", "cosine"), means, strict=True)))
+                    bar.set_postfix(self.history_[-1])
+        finally:
+            for each in frozen:
+                each.requires_grad_(True)
+
+    def _batches(self, count: int, epoch: int) -> Iterator[tuple[Tensor, torch.Generator]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        for rows in torch.randperm(count, generator=generator).split(self.batch_size):
+            yield rows, generator
+
+    def _descend(self, found: Losses, optimizer: torch.optim.Optimizer, processes: Processes) -> None:
+        loss = found.total(self.alpha)
+        if not loss.isfinite():
+            raise TrainingFailed(f"The loss is {loss.item()}: lower the learning rate of {self.lr}.")
+        optimizer.zero_grad()
+        loss.backward()
+        processes.average_gradients(self.prompts_)
+        gradient = self.prompts_.prompts.grad
+        if gradient is not None and processes.count > 1:
+            gradient.mul_(processes.count)  # the batch's sum, shared out
+        optimizer.step()
+
+
+def _pictures(
+    model: HookedCLIP, images: ImageSet | Tensor, labels: Tensor, chosen: Tensor
+) -> tuple[Float[Tensor, "image 3 row column"], Int[Tensor, " image"]]:
+    """The chosen pictures, normalized, and their labels."""
+    if isinstance(images, Tensor):
+        return images[chosen], labels[chosen].cpu()
+    before = len(images.skipped)
+    stored, truths = images.subset(chosen).load()
+    if len(truths) < len(chosen):
+        raise DataError(f"{images.name}: chosen pictures cannot be read: {'; '.join(images.skipped[before:][:3])}.")
+    return model.normalize(stored.float() / 255), truths
