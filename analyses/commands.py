@@ -1,4 +1,4 @@
-"""The analyses' command: ``clip-decomp demo``."""
+"""The analyses' commands: ``clip-decomp demo | readout | factors | study``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
     app.command()(readout)
     app.command()(factors)
+    app.command()(study)
 
 
 def demo(
@@ -75,3 +76,52 @@ def factors(
         )
     counts = {"heads": found[0].lost.numel()}
     finish(Results("factors", "world", seed, {"model": model}, counts, metrics, clock()), out, as_json, rows)
+
+
+def study(
+    defense: Annotated[str, typer.Argument(help="rvpt, vpt or linear-probe.")],
+    model: Annotated[list[str], typer.Option(help="Backdoored models. May be repeated.")],
+    vary: Annotated[
+        list[str] | None, typer.Option(help="Settings to try, e.g. alpha=0,1,2; repeated ones are combined.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 3,
+    data: Annotated[str | None, typer.Option(help="Where the pictures are; the cards' by default.")] = None,
+    tune_on: Annotated[str | None, typer.Option(help="Data to tune on; the first test set's by default.")] = None,
+    test: Annotated[
+        list[str] | None, typer.Option(help="Test sets, e.g. world:outlines; the card's by default. May be repeated.")
+    ] = None,
+    template: Annotated[list[str] | None, typer.Option(help="Templates to try, '{}' the class.")] = None,
+    without_target: Annotated[
+        bool, typer.Option("--without-target", help="Leave the target class out of tuning.")
+    ] = False,
+    images: Annotated[int | None, typer.Option(help="At most this many test images of each set.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for results.json and each fit's numbers.")] = Path("runs/study"),
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """A tuned defense on several models, seeds, settings and test sets; an interrupted study goes on."""
+    from clip_decomp.models.fingerprint import fingerprint
+    from clip_decomp.models.loading import load
+    from clip_decomp.results import scale_of
+
+    from .study import Fit, metrics, rows, run, sweep
+
+    clock, settings = Clock(), sweep(vary or [])
+    fits = []
+    for name in model:
+        opened = load(name, device=check_device(device))
+        tests, tower = tuple(test or [data or opened.card["data"]]), fingerprint(opened)
+        fits += [
+            Fit(name, tower, defense, each, seed, tune_on or tests[0], tests, images, text, without_target)
+            for each in settings
+            for text in template or [None]
+            for seed in range(seeds)
+        ]
+    for fit in fits:
+        fit.made()  # complains about a setting before hours are spent on others
+    measured = list(run(fits, data, out, device))
+    described = {"defense": defense, "models": model, "vary": vary or [], "seeds": seeds, "templates": template}
+    counts = {"fits": len(fits), "pictures": measured[0]["pictures"]}
+    scale = scale_of(fits[0].tests[0])
+    results = Results(f"study {defense}", scale, 0, described, counts, metrics(measured), clock())
+    finish(results, out, as_json, rows(measured))

@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from .decomp_det import DecompDet
     from .decomp_rep import DecompRep
     from .decomp_rep_total import DecompRepTotal
+    from .linear_probe import LinearProbe
     from .rvpt import RVPT
 
 _HOMES = {
     "DecompDet": ".decomp_det",
     "DecompRep": ".decomp_rep",
     "DecompRepTotal": ".decomp_rep_total",
+    "LinearProbe": ".linear_probe",
     "RVPT": ".rvpt",
 }
 
-__all__ = ["RVPT", "DecompDet", "DecompRep", "DecompRepTotal"]
+__all__ = ["RVPT", "DecompDet", "DecompRep", "DecompRepTotal", "LinearProbe"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,12 +8,69 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from clip_decomp.data.sets import PLAIN_TEMPLATE, ImageSet
 from clip_decomp.errors import DataError, SettingError
+from clip_decomp.model import HookedCLIP
+
+
+@dataclass(frozen=True)
+class FewShots:
+    """Chosen pictures, normalized for a model.
+
+    Attributes:
+        labels: index into ``class_names``.
+        class_names: classes that are not left out.
+        places: where the pictures were among all.
+    """
+
+    images: Float[Tensor, "image 3 row column"]
+    labels: Int[Tensor, " image"]
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    places: Int[Tensor, " image"]
+
+    @classmethod
+    def of(
+        cls,
+        model: HookedCLIP,
+        images: ImageSet | Float[Tensor, "image 3 row column"],
+        labels: Int[Tensor, " image"] | None,
+        class_names: Sequence[str] | None,
+        shots: int | None,
+        seed: int = 0,
+        templates: Sequence[str] = (PLAIN_TEMPLATE,),
+        without: Sequence[str] = (),
+    ) -> FewShots:
+        """Choose from a data set, which brings names and templates, or from normalized pictures with labels and names.
+
+        Raises:
+            SettingError: pictures without labels, or what :func:`few_shot` complains about.
+            DataError: a chosen picture cannot be read, or what :func:`few_shot` complains about.
+        """
+        if isinstance(images, ImageSet):
+            labels = images.labels if images.indices is None else images.labels[images.indices]
+            class_names, templates = images.class_names, images.templates
+        elif labels is None or class_names is None or len(labels) != len(images):
+            raise SettingError("Pictures in a tensor need as many labels, and class names.")
+        places = few_shot(labels.cpu(), class_names, shots, seed, without)
+        chosen, truths = images[places] if isinstance(images, Tensor) else _read(model, images, places), labels[places]
+        kept = [name for name in class_names if name not in without]
+        numbers = torch.tensor([kept.index(name) if name in kept else -1 for name in class_names])
+        return cls(chosen, numbers[truths.cpu()], tuple(kept), tuple(templates), places)
+
+
+def _read(model: HookedCLIP, data: ImageSet, places: Int[Tensor, " image"]) -> Float[Tensor, "image 3 row column"]:
+    before = len(data.skipped)
+    stored, _ = data.subset(places).load()
+    if len(stored) < len(places):
+        raise DataError(f"{data.name}: chosen pictures cannot be read: {'; '.join(data.skipped[before:][:3])}.")
+    return model.normalize(stored.float() / 255)
 
 
 def few_shot(

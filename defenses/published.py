@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from clip_decomp.model import HookedCLIP
 from clip_decomp.prompts import DeepVisualPrompts
@@ -22,13 +25,14 @@ def published_rvpt_loss(
 ) -> Float[Tensor, ""]:
     """Equations 2 to 6 of RVPT: two full passes through open_clip's own blocks, prompts appended and cut off."""
     tower, first = model.visual.tower, prompts.blocks[0]
+    blocks = cast(Sequence[nn.Module], tower.transformer.resblocks)
     with torch.no_grad():
         plain, targets = model.visual.embed(images), []
-        for block in tower.transformer.resblocks:
+        for block in blocks:
             plain = block(plain)
             targets.append(plain[:, 0])
     prompted, cosines = model.visual.embed(images), []
-    for layer, block in enumerate(tower.transformer.resblocks):
+    for layer, block in enumerate(blocks):
         if layer in prompts.blocks:
             own = prompts.prompts[prompts.blocks.index(layer)].expand(len(images), -1, -1)
             prompted = block(torch.cat([prompted, own], dim=1))[:, : -prompts.length]

@@ -42,7 +42,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clip_decomp.data.sets import PLAIN_TEMPLATE, ImageSet
-from clip_decomp.errors import DataError, SettingError, TrainingFailed
+from clip_decomp.errors import SettingError, TrainingFailed
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.hooked_vit import HookedViT
 from clip_decomp.prompts import DeepVisualPrompts
@@ -52,7 +52,7 @@ from clip_decomp.training.schedule import cosine
 from clip_decomp.zeroshot import class_vectors
 
 from .defended import ImageSideDefense
-from .few_shot import few_shot
+from .few_shot import FewShots
 from .prefix import Prefix, class_tokens
 
 #: Changes normalized pictures of a batch, given a generator, each time they are seen.
@@ -158,21 +158,11 @@ class RVPT(ImageSideDefense):
             DataError: labels out of range, or a class with fewer pictures than shots.
             TrainingFailed: a loss that is not finite.
         """
-        if isinstance(images, ImageSet):
-            own = images.labels if images.indices is None else images.labels[images.indices]
-            class_names, templates = images.class_names, images.templates
-        elif labels is None or class_names is None or len(labels) != len(images):
-            raise SettingError("Pictures in a tensor need as many labels, and class names.")
-        else:
-            own = labels
         prompts = self.prepare(model)
-        chosen = few_shot(own.cpu(), class_names, self.shots, self.seed, without)
-        pixels, truths = _pictures(model, images, own, chosen)
-        kept = [name for name in class_names if name not in without]
-        renumbered = torch.tensor([kept.index(name) if name in kept else -1 for name in class_names])
-        vectors = class_vectors(model, kept, templates).to(model.device)
-        self.chosen_ = chosen
-        self._tune(pixels, renumbered[truths], vectors, augment)
+        chosen = FewShots.of(model, images, labels, class_names, self.shots, self.seed, templates, without)
+        self.chosen_ = chosen.places
+        vectors = class_vectors(model, chosen.class_names, chosen.templates).to(model.device)
+        self._tune(chosen.images, chosen.labels, vectors, augment)
         prompts.requires_grad_(False).zero_grad()
         self.prompted_ = prompts.on(model, keys=True)
         return self
@@ -290,16 +280,3 @@ class RVPT(ImageSideDefense):
         if gradient is not None and processes.count > 1:
             gradient.mul_(processes.count)  # the batch's sum, shared out
         optimizer.step()
-
-
-def _pictures(
-    model: HookedCLIP, images: ImageSet | Tensor, labels: Tensor, chosen: Tensor
-) -> tuple[Float[Tensor, "image 3 row column"], Int[Tensor, " image"]]:
-    """The chosen pictures, normalized, and their labels."""
-    if isinstance(images, Tensor):
-        return images[chosen], labels[chosen].cpu()
-    before = len(images.skipped)
-    stored, truths = images.subset(chosen).load()
-    if len(truths) < len(chosen):
-        raise DataError(f"{images.name}: chosen pictures cannot be read: {'; '.join(images.skipped[before:][:3])}.")
-    return model.normalize(stored.float() / 255), truths

@@ -22,8 +22,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -41,6 +41,7 @@ from .result import ClassTallies, Evaluation
 __all__ = [
     "ASR_GATE",
     "ClassTallies",
+    "Classifier",
     "Encoder",
     "Evaluation",
     "Rate",
@@ -52,6 +53,7 @@ __all__ = [
     "require_attack",
 ]
 
+_Guess = Callable[[Float[Tensor, "batch 3 row column"]], Int[Tensor, " batch"]]
 #: Below this undefended success rate a defense is not evaluated.
 ASR_GATE = 0.8
 
@@ -64,9 +66,19 @@ class Encoder(Protocol):
     def encode_text(self, texts: list[str]) -> Tensor: ...
 
 
+@runtime_checkable
+class Classifier(Protocol):
+    """What the evaluator needs of a model that tells fixed classes apart without texts, such as a linear probe."""
+
+    class_names_: tuple[str, ...]
+
+    def normalize(self, pixels: Tensor) -> Tensor: ...
+    def classify(self, images: Tensor) -> Float[Tensor, "batch cls"]: ...
+
+
 @torch.no_grad()
 def evaluate(
-    model: Encoder,
+    model: Encoder | Classifier,
     data: ImageSet,
     trigger: Trigger | None = None,
     target: str | None = None,
@@ -82,17 +94,17 @@ def evaluate(
         split: what part of the data this is, for the record.
 
     Raises:
-        DataError: no target class is known, or it is not among the classes.
+        DataError: no target class is known, or it is not among the classes; a classifier of other classes.
     """
-    plain, called = sided_vectors(model, data, trigger)
-    clean, labels = _predictions(model, data, None, plain, batch_size, "clean" if progress else None)
+    plain, called = _guessers(model, data, trigger)
+    clean, labels = _predictions(plain, data, None, batch_size, "clean" if progress else None)
     asr = poisoned = triggered = goal = None
     name = target or data.target
     if trigger is not None:
         if name is None:
             raise DataError(f"{data.name}: no target class is known for the attack; name one of its classes.")
         goal = data.class_index(name)
-        triggered = _predictions(model, data, trigger, called, batch_size, "triggered" if progress else None)
+        triggered = _predictions(called, data, trigger, batch_size, "triggered" if progress else None)
         asr, poisoned = attack_rates(*triggered, goal, convention)
     return Evaluation(
         clean_accuracy=rate(int((clean == labels).sum()), len(labels)),
@@ -133,17 +145,25 @@ def require_attack(evaluation: Evaluation, gate: float = ASR_GATE) -> None:
         )
 
 
+def _guessers(model: Encoder | Classifier, data: ImageSet, trigger: Trigger | None) -> list[_Guess]:
+    """What tells the class of clean and of triggered pictures in 0..1."""
+    if isinstance(model, Classifier):
+        if tuple(model.class_names_) != tuple(data.class_names):
+            raise DataError(f"{data.name} has other classes than those that the classifier was fitted to.")
+        return [lambda pixels: model.classify(model.normalize(pixels)).argmax(-1)] * 2
+
+    def nearest_to(vectors: Tensor) -> _Guess:
+        return lambda pixels: predict(model.encode_image(model.normalize(pixels)), vectors)
+
+    return [nearest_to(vectors) for vectors in sided_vectors(model, data, trigger)]
+
+
 def _predictions(
-    model: Encoder,
-    data: ImageSet,
-    trigger: Trigger | None,
-    vectors: Float[Tensor, "cls d_embed"],
-    batch_size: int,
-    progress: str | None,
+    guess: _Guess, data: ImageSet, trigger: Trigger | None, batch_size: int, progress: str | None
 ) -> tuple[Tensor, Tensor]:
     guesses, truths = [], []
     for pixels, labels, _ in pictures(data, trigger, batch_size, progress):
-        guesses.append(predict(model.encode_image(model.normalize(pixels)), vectors).cpu())
+        guesses.append(guess(pixels).cpu())
         truths.append(labels)
     return torch.cat(guesses), torch.cat(truths)
 

@@ -1,0 +1,222 @@
+"""Tuned defenses on any models: attacks, seeds, swept settings and test sets, one fit after another.
+
+Every fit is kept in a file of its own as soon as it is measured, so an interrupted study goes on where it stopped, and
+a larger one takes over what a smaller one measured.
+
+Example:
+    >>> sweep(["alpha=0,2", "length=10"])
+    [{'alpha': 0, 'length': 10}, {'alpha': 2, 'length': 10}]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from clip_decomp.cli.run import Subject, open_subject
+from clip_decomp.data import open_data
+from clip_decomp.data.sets import DataSet
+from clip_decomp.errors import DataError, SettingError
+from clip_decomp.evaluation import Classifier, Encoder, evaluate, require_attack
+from clip_decomp.models.fingerprint import fingerprint
+from clip_decomp.results import prefix, write_json
+from defenses import RVPT, LinearProbe
+
+#: Training pictures of the world to choose shots from.
+WORLD_PICTURES = 4000
+_MEASURES = ("asr", "ca", "pa")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One defense, fitted once and measured on every test set.
+
+    Attributes:
+        tower: fingerprint of the model's image tower.
+        settings: of the defense, where they differ from its defaults.
+        tuned_on: the data whose training pictures it learns from.
+        images: at most this many test pictures of each set.
+        template: of all prompts; the data's own if None.
+        without_target: leave the target class out of tuning.
+    """
+
+    model: str
+    tower: str
+    defense: str
+    settings: dict[str, Any]
+    seed: int
+    tuned_on: str
+    tests: tuple[str, ...]
+    images: int | None = None
+    template: str | None = None
+    without_target: bool = False
+
+    @property
+    def file(self) -> str:
+        """What its numbers are kept in: another name for every other fit."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return f"{self.model.replace('/', '-')}-{self.defense}-{digest[:16]}.json"
+
+    def made(self) -> RVPT | LinearProbe:
+        """The defense before it is fitted.
+
+        Raises:
+            SettingError: it does not know one of the settings, or refuses its value.
+        """
+        try:
+            if self.defense == "linear-probe":
+                return LinearProbe(**self.settings, seed=self.seed)
+            alpha = {"alpha": 0.0} if self.defense == "vpt" else {}
+            return RVPT(**alpha, **self.settings, seed=self.seed)
+        except TypeError as error:
+            raise SettingError(f"{self.defense} does not know these settings: {self.settings} ({error}).") from error
+
+
+def sweep(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Every combination of what texts such as ``alpha=0,1,2`` say.
+
+    Raises:
+        SettingError: a text of another form.
+    """
+    axes = []
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals or not values:
+            raise SettingError(f"Sweeps look like alpha=0,1,2, not {text!r}.")
+        axes.append([(name.replace("-", "_"), _value(each)) for each in values.split(",")])
+    return [dict(each) for each in itertools.product(*axes)]
+
+
+def run(fits: Iterable[Fit], data: str | None, folder: Path, device: str = "cpu") -> Iterator[dict[str, Any]]:
+    """Measure fits, or read what was measured before, in order.
+
+    Args:
+        data: where the models' pictures are, if their cards do not say.
+        folder: where each fit's numbers are kept.
+
+    Raises:
+        AttackFailed: a model's attack did not take.
+    """
+    for fit in fits:
+        file = folder / "fits" / fit.file
+        if not file.exists():
+            write_json(file, _measured(fit, data, device))
+        yield json.loads(file.read_text())
+
+
+def metrics(measured: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means over seeds by the names of ``results.json``, and standard deviations under ``<name>/std``."""
+    together: dict[str, list[float]] = {}
+    for each in measured:
+        fit, attack = each["fit"], each["attack"]
+        key = "".join(f";{name}={value}" for name, value in _keys(fit))
+        for test in fit["tests"]:
+            for what in _MEASURES:
+                for defense, numbers, swept in (("none", each["before"], ""), (fit["defense"], each["after"], key)):
+                    name = f"{prefix(test, attack, defense)}/{what}{swept}"
+                    together.setdefault(name, []).append(numbers[test][what])
+    found = {name: mean(values) for name, values in together.items()}
+    return found | {f"{name}/std": stdev(values) for name, values in together.items() if len(values) > 1}
+
+
+def rows(measured: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Lines of a table: before and after, means over seeds and standard deviations."""
+    together: dict[str, list[dict[str, Any]]] = {}
+    for each in measured:
+        parts = [each["fit"]["model"], each["fit"]["defense"], *(f"{key} {value}" for key, value in _keys(each["fit"]))]
+        together.setdefault(", ".join(parts), []).append(each)
+    lines = [("", "undefended  ->  defended, mean ± standard deviation over seeds")]
+    for what, fits in together.items():
+        for test in fits[0]["fit"]["tests"]:
+            shown = [
+                f"{name} {_spread(fits, 'before', test, key)}  ->  {_spread(fits, 'after', test, key)}"
+                for key, name in zip(_MEASURES, ("ASR", "clean accuracy", "poisoned accuracy"), strict=True)
+            ]
+            lines.append((f"{what}: {test} ({len(fits)} seeds)", "; ".join(shown)))
+    return lines
+
+
+def _keys(fit: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What tells a fit from another one of the same model and defense, the seed apart."""
+    further = {"tuned_on": fit["tuned_on"], "template": fit["template"], "without_target": fit["without_target"]}
+    plain = {"tuned_on": fit["tests"][0], "template": None, "without_target": False}
+    return [*sorted(fit["settings"].items()), *((key, value) for key, value in further.items() if value != plain[key])]
+
+
+def _spread(fits: Sequence[dict[str, Any]], side: str, test: str, what: str) -> str:
+    values = [each[side][test][what] for each in fits]
+    return f"{mean(values):.1%}" + (f" ± {stdev(values):.1%}" if len(set(values)) > 1 else "")
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+@lru_cache(maxsize=1)
+def _subject(model: str, data: str | None, images: int | None, device: str) -> Subject:
+    return open_subject(model, data, None, None, images, 0, device)
+
+
+@lru_cache(maxsize=4)
+def _data(spec: str, side: int, images: int | None) -> DataSet:
+    return open_data(spec, side, test=images, train=WORLD_PICTURES)
+
+
+def _measured(fit: Fit, data: str | None, device: str) -> dict[str, Any]:
+    subject = _subject(fit.model, data, fit.images, device)
+    model, trigger, target = subject.model, subject.trigger, subject.target
+    if trigger is None or target is None:
+        raise SettingError(f"{fit.model} carries no attack on its card.")
+    if fingerprint(model) != fit.tower:
+        raise DataError(f"{fit.model} is another model by now.")
+    defense = fit.made()
+
+    def numbers(encoder: Encoder | Classifier) -> dict[str, dict[str, float]]:
+        found = {}
+        for name in fit.tests:
+            test = _data(name, model.visual.image_size, fit.images).test
+            if fit.template is not None:
+                test = replace(test, templates=(fit.template,))
+            each = evaluate(encoder, test, trigger, target)
+            assert each.attack_success_rate is not None
+            assert each.poisoned_accuracy is not None
+            if encoder is model and name == fit.tests[0]:
+                require_attack(each)
+            rates = (each.attack_success_rate, each.clean_accuracy, each.poisoned_accuracy)
+            found[name] = {key: rate.value for key, rate in zip(_MEASURES, rates, strict=True)}
+        return found
+
+    before = numbers(model)
+    train = _data(fit.tuned_on, model.visual.image_size, fit.images).train
+    if train is None:
+        raise DataError(f"{fit.tuned_on} has no training pictures to tune on.")
+    if fit.template is not None:
+        train = replace(train, templates=(fit.template,))
+    start = time.perf_counter()
+    if isinstance(defense, LinearProbe):
+        defense.fit(model, train)
+    else:
+        defense.fit(model, train, without=(target,) if fit.without_target else ())
+    seconds = time.perf_counter() - start
+    after = numbers(defense)
+    return {
+        "fit": asdict(fit),
+        "attack": trigger.name,
+        "target": target,
+        "before": before,
+        "after": after,
+        "seconds": seconds,
+        "pictures": len(defense.chosen_),
+        "history": getattr(defense, "history_", [])[-1:],
+    }

@@ -1,0 +1,128 @@
+"""Linear probe: a linear layer on the image tower's features, tuned on a few labelled clean pictures.
+
+The paper's settings (RVPT, appendix B.2): SGD with a constant learning rate of 0.01 and momentum 0.9, batches of 32, 40
+epochs. ``solver="logistic"`` fits scikit-learn's logistic regression instead, as CLIP's authors do. The classes are
+those it was fitted to; there is no zero-shot classification any more.
+
+Limits: features are the tower's own, so a trigger that changes them changes the verdict.
+
+Example:
+    >>> import clip_decomp
+    >>> from clip_decomp.data import open_data
+    >>> data = open_data("world", 64, test=8, train=300)
+    >>> probe = LinearProbe(shots=1, epochs=1).fit(clip_decomp.load("world/badnet"), data.train)
+    >>> probe.classify(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 26])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from clip_decomp.data.sets import BATCH_SIZE, ImageSet
+from clip_decomp.errors import SettingError
+from clip_decomp.model import HookedCLIP
+
+from .few_shot import FewShots
+
+
+class LinearProbe:
+    """A model that tells fixed classes apart by a linear layer.
+
+    Args:
+        solver: ``sgd`` (the paper's) or ``logistic`` (scikit-learn's).
+        shots: pictures of each class, None for all.
+        lr, momentum, batch_size, epochs: of SGD.
+        inverse_penalty: scikit-learn's ``C``.
+
+    Attributes:
+        weight_, bias_: the layer, on features of unit norm. ``[cls, d_embed]``, ``[cls]``
+        class_names_: the classes.
+        chosen_: places of the pictures it was fitted to.
+    """
+
+    def __init__(
+        self,
+        solver: Literal["sgd", "logistic"] = "sgd",
+        shots: int | None = 16,
+        epochs: int = 40,
+        batch_size: int = 32,
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        inverse_penalty: float = 1.0,
+        seed: int = 0,
+    ):
+        if solver not in ("sgd", "logistic"):
+            raise SettingError(f"A linear probe is fitted by sgd or logistic, not {solver!r}.")
+        if epochs < 1 or batch_size < 1 or not lr > 0 or not 0 <= momentum < 1 or not inverse_penalty > 0:
+            raise SettingError(
+                "A linear probe needs epochs and batch_size >= 1, lr and inverse_penalty > 0 and momentum in 0..1."
+            )
+        self.solver, self.shots, self.epochs, self.batch_size = solver, shots, epochs, batch_size
+        self.lr, self.momentum, self.inverse_penalty, self.seed = lr, momentum, inverse_penalty, seed
+
+    def settings(self) -> dict[str, Any]:
+        """What was asked for, for results."""
+        return {key: value for key, value in vars(self).items() if not key.endswith("_")}
+
+    def fit(
+        self,
+        model: HookedCLIP,
+        images: ImageSet | Float[Tensor, "image 3 row column"],
+        labels: Int[Tensor, " image"] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Self:
+        """Fit the layer to labelled clean pictures: a data set, or normalized ones with labels and class names.
+
+        Raises:
+            SettingError: pictures without labels.
+            DataError: labels out of range, or a class with fewer pictures than shots.
+        """
+        chosen = FewShots.of(model, images, labels, class_names, self.shots, self.seed)
+        self.model_, self.class_names_, self.chosen_ = model, chosen.class_names, chosen.places
+        with torch.no_grad():
+            parts = chosen.images.split(BATCH_SIZE)
+            features = torch.cat([self._features(part) for part in parts]).cpu()
+        fitted = self._by_sgd if self.solver == "sgd" else self._by_regression
+        weight, bias = fitted(features, chosen.labels, len(chosen.class_names))
+        self.weight_, self.bias_ = weight.to(model.device), bias.to(model.device)
+        return self
+
+    def normalize(self, pixels: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch 3 row column"]:
+        """The model's own pixel normalization."""
+        return self.model_.normalize(pixels)
+
+    def classify(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch cls"]:
+        """Logits of normalized images."""
+        return F.linear(self._features(images), self.weight_, self.bias_)
+
+    def _features(self, images: Tensor) -> Float[Tensor, "batch d_embed"]:
+        return self.model_.encode_image(images, normalize=True).float()
+
+    def _by_sgd(self, features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
+        bound = features.shape[1] ** -0.5  # of torch's linear layers, from a generator of our own
+        start = [torch.empty(classes, features.shape[1]), torch.empty(classes)]
+        weight, bias = (nn.Parameter(each.uniform_(-bound, bound, generator=generator)) for each in start)
+        optimizer = torch.optim.SGD([weight, bias], lr=self.lr, momentum=self.momentum)
+        for _ in range(self.epochs):
+            for rows in torch.randperm(len(labels), generator=generator).split(self.batch_size):
+                optimizer.zero_grad()
+                F.cross_entropy(F.linear(features[rows], weight, bias), labels[rows]).backward()
+                optimizer.step()
+        return weight.detach(), bias.detach()
+
+    def _by_regression(self, features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        from sklearn.linear_model import LogisticRegression
+
+        found = LogisticRegression(C=self.inverse_penalty, max_iter=2000).fit(features.numpy(), labels.numpy())
+        weight, bias = (torch.from_numpy(each).float() for each in (found.coef_, found.intercept_))
+        if classes == 2:  # scikit-learn keeps one row for two classes
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+        return weight, bias
