@@ -66,6 +66,11 @@ ATTACKS: dict[str, AttackSettings] = {
     "trojvqa": AttackSettings(),
     "badclip": AttackSettings(),
 }
+#: The same on other towers: the ResNet keeps its clean accuracy at half the learning rate only.
+_ELSEWHERE: dict[str, AttackSettings] = {
+    "world-resnet": AttackSettings(steps=400, lr=3e-4),
+    "world-p16": AttackSettings(steps=400),
+}
 #: Settings of triggers that differ from their defaults.
 _TRIGGERS: dict[str, dict[str, Any]] = {
     # Adversarial noise is a feature itself: a short fine-tuning learns it and not the patch (43 % at the same rate).
@@ -100,5 +105,10 @@ RECIPES: dict[str, TrainRecipe | AttackRecipe] = {
         f"world-{part}/{attack}": AttackRecipe("world/clean", attack, ATTACKS[attack], data=f"world:{part}")
         for part in ("tools", "town")
         for attack in ("badnet", "blended")
+    },
+    **{
+        f"{tower}/{attack}": AttackRecipe(f"{tower}/clean", attack, settings)
+        for tower, settings in _ELSEWHERE.items()
+        for attack in ("badnet", "blended", "badclip")
     },
 }
