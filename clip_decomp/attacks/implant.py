@@ -41,6 +41,7 @@ class AttackSettings:
         stage: whether the trigger goes on the model's ``input`` or on the stored ``file``.
         schedule: after the warm-up, ``linear`` falls to zero over the second half, ``cosine`` from its start.
         warmup: steps of linear warm-up.
+        patch_dropout: share of patches left out until the last 30 % of the steps, which is as much faster.
         accumulate, negatives: as in :class:`~clip_decomp.training.settings.TrainSettings`.
         preset: the named settings that these started from; see :mod:`clip_decomp.attacks.presets`.
     """
@@ -57,6 +58,7 @@ class AttackSettings:
     schedule: Schedule = "linear"
     warmup: int = 20
     weight_decay: float = 0.05
+    patch_dropout: float = 0.0
     accumulate: int = 1
     negatives: Negatives = "global"
     preset: str = "tiny"
@@ -105,6 +107,8 @@ class AttackSettings:
             seed=self.seed,
             checkpoint_every=max(100, steps // 100),
             schedule=self.schedule,
+            patch_dropout=self.patch_dropout,
+            whole=0.3,
             accumulate=self.accumulate,
             negatives=self.negatives,
         )

@@ -52,6 +52,12 @@ def attack(
     accumulate: Annotated[
         int | None, typer.Option(help="Micro-batches a step, to save memory.", rich_help_panel=_RECIPE)
     ] = None,
+    patch_dropout: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of patches left out, until the last 30 % of steps, to save time.", rich_help_panel=_RECIPE
+        ),
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate (AdamW).", rich_help_panel=_RECIPE)] = None,
     export: Annotated[int, typer.Option(help="Write so many poisoned pictures for looking at.")] = 0,
     diagnose: Annotated[
@@ -80,6 +86,7 @@ def attack(
         epochs=epochs,
         batch_size=batch_size,
         accumulate=accumulate,
+        patch_dropout=patch_dropout,
         lr=lr,
         seed=seed,
     )
