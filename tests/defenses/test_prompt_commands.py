@@ -1,0 +1,89 @@
+"""``defend rvpt``, ``defend vpt``, ``bench rvpt`` and ``study`` from end to end, on a handful of pictures."""
+
+import json
+import sys
+
+import pytest
+
+import clip_decomp
+from clip_decomp.cli import main
+from defenses import RVPT
+
+SMALL = ["--shots", "1", "--length", "2", "--epochs", "1", "--images", "52"]
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a command and returns what it printed, errors included."""
+
+    def run(*arguments, code=0):
+        monkeypatch.setattr(sys, "argv", ["clip-decomp", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        assert int(stop.value.code or 0) == code, printed.err
+        return printed.out + printed.err
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["rvpt", "vpt"])
+def test_a_defense_is_measured_before_and_after_and_kept(call, name, tmp_path):
+    call("defend", name, "--model", "world/badnet", *SMALL, "--out", str(tmp_path))
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["metrics"]["world/badnet/none/asr"] > 0.8
+    assert 0 <= found["metrics"][f"world/badnet/{name}/ca"] <= 1
+    assert found["settings"]["alpha"] == (2.0 if name == "rvpt" else 0.0)
+    assert found["settings"]["blocks"] == [2, 3, 4, 5, 6, 7]
+    assert found["settings"]["parameters"] == 6 * 2 * 192
+    assert found["counts"]["tuned"] == 26
+    loaded = RVPT.load(tmp_path / "prompts", clip_decomp.load("world/badnet"))
+    assert loaded.prompts_.length == 2
+
+
+def test_tuning_on_one_set_and_measuring_on_another(call, tmp_path):
+    arguments = ["--data", "world:outlines", "--tune-on", "world", "--without-target", "--template", "##### {}"]
+    call("defend", "rvpt", "--model", "world/badnet", *SMALL, *arguments, "--force", "--out", str(tmp_path))
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert "world:outlines/badnet/rvpt/asr" in found["metrics"]
+    assert found["settings"]["tuned_on"] == "world"
+    assert found["settings"]["templates"] == ["##### {}"]
+    assert found["settings"]["without"] == ["banana"]
+    assert found["counts"]["tuned"] == 25
+
+
+def test_bad_requests_fail_at_once(call, tmp_path):
+    assert "shots" in call("defend", "rvpt", "--model", "world/badnet", "--shots", "0", code=1)
+    assert "8 blocks" in call("defend", "vpt", "--model", "world/badnet", *SMALL, "--depth", "9", code=1)
+
+
+def test_the_bench_compares_equal_losses(call, tmp_path):
+    small = ["--batch-size", "2", "--length", "3", "--depth", "2", "--classes", "4", "--rounds", "1"]
+    call("bench", "rvpt", *small, "--out", str(tmp_path))
+    metrics = json.loads((tmp_path / "results.json").read_text())["metrics"]
+    assert metrics["synthetic/clean/none/rvpt-relative-loss-gap"] < 1e-5
+    assert metrics["synthetic/clean/none/rvpt-step-speedup"] > 0
+
+
+def test_a_study_goes_on_where_it_stopped(call, tmp_path):
+    arguments = ["--model", "world/badnet", "--vary", "alpha=0,2", "--vary", "length=2", "--vary", "epochs=1"]
+    arguments += ["--vary", "shots=1", "--images", "52", "--out", str(tmp_path)]
+    call("study", "rvpt", *arguments, "--seeds", "1")
+    first = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "fits").iterdir()}
+    assert len(first) == 2
+    call("study", "rvpt", *arguments, "--seeds", "2", "--test", "world", "--test", "world:hard")
+    call("study", "rvpt", *arguments, "--seeds", "2")
+    assert all((tmp_path / "fits" / name).stat().st_mtime_ns == when for name, when in first.items())
+    metrics = json.loads((tmp_path / "results.json").read_text())["metrics"]
+    swept = ";alpha=2;epochs=1;length=2;shots=1"
+    assert f"world/badnet/rvpt/asr{swept}" in metrics
+    assert f"world/badnet/rvpt/asr{swept}/std" in metrics
+    assert metrics["world/badnet/none/asr/std"] == 0
+
+
+def test_a_study_names_what_it_does_not_know(call, tmp_path):
+    base = ["study", "rvpt", "--model", "world/badnet", "--out", str(tmp_path)]
+    assert "alpha=0,1,2" in call(*base, "--vary", "alpha", code=1)
+    assert "does not know" in call(*base, "--vary", "lenght=3", code=1)
+    assert "alpha >= 0" in call(*base, "--vary", "alpha=-1", code=1)
+    assert "carries no attack" in call("study", "vpt", "--model", "world/clean", "--out", str(tmp_path), code=1)
