@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 from typing import Annotated
 
 import typer
 
 from ...results import Results
 from ..run import Clock, Json, Out, Seed, finish
-from .timing import side_by_side
+from .timing import peak_memory, side_by_side
 
 Images = Annotated[int, typer.Option(min=2, help="Images, made up.")]
 Width = Annotated[int, typer.Option(min=1, help="Dimensions of the joint space.")]
@@ -158,9 +157,9 @@ def mmd(
     size = d_head or width
     # In place: what making the inputs takes for a moment would hide what the method takes.
     sides = [torch.randn(images, heads, size, generator=generator).div_(width) for _ in range(2)]
-    before = _peak()
+    before = peak_memory()
     (seconds,) = side_by_side([lambda: component_mmd(*sides, permutations=permutations)], 1, warm=False)
-    extra = (_peak() - before) / 1e6
+    extra = (peak_memory() - before) / 1e6
     metrics = {"mmd-seconds": seconds, "mmd-extra-megabytes": extra}
     rows = [
         ("seconds", f"{seconds:.1f} for {heads} heads, {images} against {images} images, {size} dimensions"),
@@ -169,11 +168,6 @@ def mmd(
     settings = {"heads": heads, "dimensions": size, "permutations": permutations, "threads": torch.get_num_threads()}
     named = {f"synthetic/clean/none/{key}": value for key, value in metrics.items()}
     finish(Results("bench mmd", "synthetic", seed, settings, {"images": images}, named, clock()), out, as_json, rows)
-
-
-def _peak() -> float:
-    """Largest resident memory of this process so far, in bytes."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _same(same: bool) -> str:

@@ -1,7 +1,8 @@
-"""Measuring works side by side."""
+"""Measuring works side by side, and memory."""
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -22,3 +23,8 @@ def side_by_side(works: Sequence[Callable[[], object]], rounds: int, warm: bool 
             work()
             taken.append(time.perf_counter() - start)
     return [median(taken) for taken in times]
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
