@@ -77,6 +77,7 @@ def train(
     optimizers = make_optimizers(model, settings)
     identity = {key: value for key, value in asdict(settings).items() if key not in _FREE} | dict(run or {})
     start, history = 0, []
+    processes.wait()  # a run that was interrupted a moment ago: the main process may still be writing its checkpoint
     if folder is not None and (folder / "checkpoint.json").exists():
         start, history = load_checkpoint(folder, model, optimizers, identity)
         log.info("resuming %s at step %d", folder, start)
