@@ -29,9 +29,8 @@ from clip_decomp.evaluation import Classifier, Encoder, evaluate, require_attack
 from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.results import prefix, write_json
 from defenses import RVPT, LinearProbe
+from defenses.few_shot import WORLD_PICTURES
 
-#: Training pictures of the world to choose shots from.
-WORLD_PICTURES = 4000
 _MEASURES = ("asr", "ca", "pa")
 
 
@@ -173,6 +172,39 @@ def _data(spec: str, side: int, images: int | None) -> DataSet:
     return open_data(spec, side, test=images, train=WORLD_PICTURES)
 
 
+@lru_cache(maxsize=8)
+def _undefended(
+    model: str, tests: tuple[str, ...], template: str | None, data: str | None, images: int | None, device: str
+) -> dict[str, dict[str, float]]:
+    """The same for all seeds and settings of a defense."""
+    subject = _subject(model, data, images, device)
+    return _numbers(subject.model, subject, tests, template, images, gate=True)
+
+
+def _numbers(
+    encoder: Encoder | Classifier,
+    subject: Subject,
+    tests: Sequence[str],
+    template: str | None,
+    images: int | None,
+    gate: bool = False,
+) -> dict[str, dict[str, float]]:
+    """The measures on every test set; with ``gate`` the attack must have taken on the first."""
+    found = {}
+    for name in tests:
+        test = _data(name, subject.model.visual.image_size, images).test
+        if template is not None:
+            test = replace(test, templates=(template,))
+        each = evaluate(encoder, test, subject.trigger, subject.target)
+        assert each.attack_success_rate is not None
+        assert each.poisoned_accuracy is not None
+        if gate and name == tests[0]:
+            require_attack(each)
+        rates = (each.attack_success_rate, each.clean_accuracy, each.poisoned_accuracy)
+        found[name] = {key: rate.value for key, rate in zip(_MEASURES, rates, strict=True)}
+    return found
+
+
 def _measured(fit: Fit, data: str | None, device: str) -> dict[str, Any]:
     subject = _subject(fit.model, data, fit.images, device)
     model, trigger, target = subject.model, subject.trigger, subject.target
@@ -181,23 +213,7 @@ def _measured(fit: Fit, data: str | None, device: str) -> dict[str, Any]:
     if fingerprint(model) != fit.tower:
         raise DataError(f"{fit.model} is another model by now.")
     defense = fit.made()
-
-    def numbers(encoder: Encoder | Classifier) -> dict[str, dict[str, float]]:
-        found = {}
-        for name in fit.tests:
-            test = _data(name, model.visual.image_size, fit.images).test
-            if fit.template is not None:
-                test = replace(test, templates=(fit.template,))
-            each = evaluate(encoder, test, trigger, target)
-            assert each.attack_success_rate is not None
-            assert each.poisoned_accuracy is not None
-            if encoder is model and name == fit.tests[0]:
-                require_attack(each)
-            rates = (each.attack_success_rate, each.clean_accuracy, each.poisoned_accuracy)
-            found[name] = {key: rate.value for key, rate in zip(_MEASURES, rates, strict=True)}
-        return found
-
-    before = numbers(model)
+    before = _undefended(fit.model, fit.tests, fit.template, data, fit.images, device)
     train = _data(fit.tuned_on, model.visual.image_size, fit.images).train
     if train is None:
         raise DataError(f"{fit.tuned_on} has no training pictures to tune on.")
@@ -209,7 +225,7 @@ def _measured(fit: Fit, data: str | None, device: str) -> dict[str, Any]:
     else:
         defense.fit(model, train, without=(target,) if fit.without_target else ())
     seconds = time.perf_counter() - start
-    after = numbers(defense)
+    after = _numbers(defense, subject, fit.tests, fit.template, fit.images)
     return {
         "fit": asdict(fit),
         "attack": trigger.name,

@@ -18,6 +18,9 @@ from clip_decomp.data.sets import PLAIN_TEMPLATE, ImageSet
 from clip_decomp.errors import DataError, SettingError
 from clip_decomp.model import HookedCLIP
 
+#: Training pictures of the world to choose shots from: it can draw any number.
+WORLD_PICTURES = 4000
+
 
 @dataclass(frozen=True)
 class FewShots:

@@ -41,6 +41,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from clip_decomp.data.pairs import step_generator
 from clip_decomp.data.sets import PLAIN_TEMPLATE, ImageSet
 from clip_decomp.errors import SettingError, TrainingFailed
 from clip_decomp.model import HookedCLIP
@@ -234,7 +235,7 @@ class RVPT(ImageSideDefense):
         for each in frozen:
             each.requires_grad_(False)
         try:
-            prefix = None if augment else Prefix.of(tower, pixels, first, self.cache, self.bf16, self.progress)
+            kept = None if augment else Prefix.of(tower, pixels, first, self.cache, self.bf16, self.progress)
             bar = tqdm(total=steps, desc="rvpt" if self.alpha else "vpt", disable=not self.progress or processes.rank)
             with bar:
                 for epoch in range(self.epochs):
@@ -243,10 +244,11 @@ class RVPT(ImageSideDefense):
                         for group in optimizer.param_groups:
                             group["lr"] = self.lr * cosine(epoch * (steps // self.epochs) + number, steps, 0)
                         own = rows[processes.rank :: processes.count]
-                        part, here = prefix, own
-                        if augment is not None or part is None:
-                            changed = augment(pixels[own], generator) if augment else pixels[own]
+                        part, here = kept, own
+                        if augment:
+                            changed = augment(pixels[own], generator)
                             part, here = Prefix.of(tower, changed, first, None, self.bf16), slice(None)
+                        assert part is not None
                         with lean(device, self.bf16):
                             found = self.losses(
                                 part.residual[here].to(device),
@@ -265,7 +267,7 @@ class RVPT(ImageSideDefense):
                 each.requires_grad_(True)
 
     def _batches(self, count: int, epoch: int) -> Iterator[tuple[Tensor, torch.Generator]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = step_generator(self.seed, epoch)
         for rows in torch.randperm(count, generator=generator).split(self.batch_size):
             yield rows, generator
 

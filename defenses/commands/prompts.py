@@ -24,8 +24,6 @@ BatchSize = Annotated[int, typer.Option(help="Pictures a step.")]
 Rate = Annotated[float, typer.Option("--lr", help="Learning rate of SGD, for losses summed over the batch.")]
 Template = Annotated[str | None, typer.Option(help="Template of all prompts, '{}' the class; the data's by default.")]
 Without = Annotated[bool, typer.Option("--without-target", help="Leave the target class out of tuning (woTC).")]
-#: Training pictures of the world to choose shots from.
-_WORLD_PICTURES = 4000
 
 
 def rvpt(
@@ -105,6 +103,7 @@ def _tuned(
     from clip_decomp.errors import DataError
     from clip_decomp.evaluation import evaluate, require_attack
 
+    from ..few_shot import WORLD_PICTURES
     from ..rvpt import RVPT
 
     clock, seed = Clock(), subject_of[5]
@@ -112,7 +111,7 @@ def _tuned(
     subject = attacked(*subject_of)
     test, target = subject.data.test, subject.target
     where = tune_on or subject_of[1] or subject.model.card.get("data")
-    opened = open_data(where, subject.model.visual.image_size, seed, train=_WORLD_PICTURES)
+    opened = open_data(where, subject.model.visual.image_size, seed, train=WORLD_PICTURES)
     if opened.train is None:
         raise DataError(f"{where} has no training pictures to tune prompts on: name others with --tune-on.")
     train = opened.train
