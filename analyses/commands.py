@@ -1,4 +1,4 @@
-"""The analyses' commands: ``clip-decomp demo | readout | factors | study``."""
+"""The analyses' commands: ``clip-decomp demo | readout | factors | study | repelling``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clip_decomp.cli.run import Clock, Device, Json, Model, Out, Seed, check_device, finish
+from clip_decomp.cli.run import Clock, Data, Device, Images, Json, Model, Out, Seed, check_device, finish
 from clip_decomp.results import Results
 
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command()(readout)
     app.command()(factors)
     app.command()(study)
+    app.command()(repelling)
 
 
 def demo(
@@ -125,3 +126,66 @@ def study(
     scale = scale_of(fits[0].tests[0])
     results = Results(f"study {defense}", scale, 0, described, counts, metrics(measured), clock())
     finish(results, out, as_json, rows(measured))
+
+
+def repelling(
+    model: Model,
+    rvpt: Annotated[Path, typer.Option(help="Prompts that 'clip-decomp defend rvpt --out' wrote.")],
+    vpt: Annotated[Path, typer.Option(help="Prompts that 'clip-decomp defend vpt --out' wrote.")],
+    labels_only: Annotated[
+        str, typer.Option(help="A model of the same shape whose image tower has learned from class labels alone.")
+    ] = "world-labels/clean",
+    data: Data = None,
+    images: Images = 500,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Does repelling make features resistant? Resistivity of a label-only tower, a backdoored CLIP, VPT and RVPT."""
+    from clip_decomp import plots
+    from clip_decomp.cli.page import write_page
+    from clip_decomp.cli.run import open_subject
+    from clip_decomp.errors import ModelError, SettingError
+    from clip_decomp.models.loading import load
+    from clip_decomp.results import prefix, scale_of
+    from defenses import RVPT
+
+    from .repelling import compare, raised
+
+    clock = Clock()
+    subject = open_subject(model, data, None, None, images, seed, device)
+    if subject.trigger is None:
+        raise SettingError(f"{model} carries no attack on its card.")
+    tower, reference = subject.model.visual, load(labels_only, device=device)
+    if (reference.visual.n_layers, reference.visual.d_model) != (tower.n_layers, tower.d_model):
+        raise ModelError(f"{labels_only} is not of the shape of {model}: layers and width must be the same.")
+    tuned = {"RVPT": RVPT.load(rvpt, subject.model), "VPT": RVPT.load(vpt, subject.model)}
+    models = {"labels only": reference, "undefended": subject.model} | {key: each.hooked for key, each in tuned.items()}
+    found = compare(models, subject.data.test, (subject.attack, subject.trigger), progress=not as_json)
+    metrics: dict[str, float] = {}
+    rows = [("", "class token, against the undefended model")]
+    for what, panel in found.items():
+        for name, each in panel.items():
+            defense = "none" if name == "undefended" else name.lower().replace(" ", "-")
+            metrics |= each.metrics(prefix(subject.data.test.name, subject.attack, defense))
+        for name, each in tuned.items():
+            change = raised(panel["undefended"], panel[name], each.prompts_.blocks[0])
+            start = f"{prefix(subject.data.test.name, subject.attack, name.lower())}/pr-"
+            metrics |= {
+                f"{start}higher;perturbation={what}": change.higher,
+                f"{start}lower;perturbation={what}": change.lower,
+            }
+            rows.append((f"{what}, {name}", str(change)))
+    settings = {**subject.settings(), "labels_only": labels_only}
+    settings |= {key.lower(): each.settings() for key, each in tuned.items()}
+    scale = scale_of(subject.data.test.name)
+    results = Results("repelling", scale, seed, settings, subject.counts(), metrics, clock())
+    caption = "Class tokens with and without a perturbation; 1 is a feature that it does not reach."
+    figure = plots.resistivity_panels(found, "Does repelling make features resistant?")
+    write_page(out, "Repelling and resistivity", subject, results, [(caption, figure)], [("Layers", _table(rows[1:]))])
+    finish(results, out, as_json, rows)
+
+
+def _table(rows: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"perturbation, defense": name, "class token": text} for name, text in rows]

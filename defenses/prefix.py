@@ -74,11 +74,11 @@ def class_tokens(
 ) -> tuple[Float[Tensor, "batch d_embed"], Float[Tensor, "batch layer d_model"]]:
     """Representations from the stream that enters block ``first``, and the class token behind every block from there.
 
-    Prompts that are attached to the tower take part.
+    Prompts that are attached to the tower as keys take part. The last block works for the class token alone.
     """
     tokens: list[Tensor] = []
     for block in tower.blocks[first:]:
-        stream = block(stream)
+        stream = block(stream, rows=1 if block is tower.blocks[-1] else None)
         tokens.append(stream[:, 0])
     return tower.read(stream), torch.stack(tokens, dim=1)
 

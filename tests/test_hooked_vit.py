@@ -1,6 +1,7 @@
 import pytest
 import torch
 from open_clip.model import _build_vision_tower
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clip_decomp.errors import ModelError, SettingError
 from clip_decomp.models.hooked_vit import HookedViT
@@ -127,6 +128,20 @@ def test_off_is_identical_and_on_is_different(name, tower, images):
     assert (edited - before).abs().max() > 1e-3
     assert torch.equal(tower(images), before)
     assert no_hooks(tower)
+
+
+def test_rows_that_are_not_read_need_not_be_computed(tower, images):
+    stream = tower.embed(images)
+    for block in tower.blocks:
+        torch.testing.assert_close(block(stream, rows=2), block(stream)[:, :2])
+        stream = block(stream)
+
+
+def test_plain_products_are_the_fused_attention(tower, images):
+    with sdpa_kernel(SDPBackend.MATH):
+        plain = tower(images)
+    torch.testing.assert_close(plain, tower(images))
+    assert not torch.equal(plain, tower(images))
 
 
 def test_norms_without_weights_have_no_scale(make_clip, images):

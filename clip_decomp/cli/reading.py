@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..results import Results, prefix, scale_of
-from .run import Attack, Clock, Data, Device, Images, Json, Model, Out, Seed, Subject, Target, finish, open_subject
+from .page import write_page
+from .run import Attack, Clock, Data, Device, Images, Json, Model, Out, Seed, Target, finish, open_subject
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
+    pass
 
 Texts = Annotated[Path | None, typer.Option(help="File of texts, one a line; the package's by default.")]
 Layers = Annotated[str, typer.Option(help="Layers to explain, e.g. 6,7; negative ones count from the end.")]
@@ -82,7 +83,7 @@ def textspan(
     results = Results("textspan", scale_of(test.name), seed, settings, subject.counts(), metrics, clock())
     figure = plots.head_map(similarity, "Text similarity, clean against triggered", "mean best-match cosine")
     caption = "How alike a head's texts are on clean and on triggered pictures; heads not asked for are left blank."
-    _write(out, "Texts of heads", subject, results, [(caption, figure)], [("Texts and roles.", table)])
+    write_page(out, "Texts of heads", subject, results, [(caption, figure)], [("Texts and roles.", table)])
     rows = [(row["head"], f"{row['role']}: {row['texts on clean pictures']}  [{row['verdict']}]") for row in table]
     finish(results, out, as_json, rows)
 
@@ -137,7 +138,7 @@ def mmd(
     note = "Contributions are divided by the norm of the representation; pictures are compared with their own copies."
     names = {"heads": "Heads", "mlps": "MLPs", "layers": "Whole layers"}
     tables = [(f"{names[kind]}.", each.to_frame()) for kind, each in found.items()]
-    _write(out, "Which components move under the trigger", subject, results, [(note, figure)], tables)
+    write_page(out, "Which components move under the trigger", subject, results, [(note, figure)], tables)
     order = np.argsort(-heads, axis=None)[:8]
     rows = [(f"L{k // heads.shape[1]}H{k % heads.shape[1]}", f"{heads.flat[k]:.3f}") for k in order]
     rows += [(f"MLP L{layer}", f"{value:.3f}") for layer, value in enumerate(mlps)]
@@ -178,7 +179,7 @@ def resistivity(
     )  # fmt: skip
     caption = f"Cosine of features with and without the perturbation, {len(test)} pictures."
     figure = plots.resistivity_curves(found, "Perturbation resistivity")
-    _write(out, "Perturbation resistivity", subject, results, [(caption, figure)], [])
+    write_page(out, "Perturbation resistivity", subject, results, [(caption, figure)], [])
     rows = [
         (name, " ".join(f"{value:.3f}" for value in each.class_token) + f"  repr. {each.representation:.3f}")
         for name, each in found.items()
@@ -217,7 +218,7 @@ def tsne(
     results = Results("tsne", scale_of(test.name), seed, settings, subject.counts(), metrics, clock())
     caption = f"Representations of {len(test)} pictures without and with the trigger."
     figure = plots.embedding_map(found, test.class_names, "t-SNE of representations")
-    _write(out, "Clean and triggered representations", subject, results, [(caption, figure)], [])
+    write_page(out, "Clean and triggered representations", subject, results, [(caption, figure)], [])
     rows = [(name.replace("_", " "), f"{value:.3f}") for name, value in asdict(found.numbers).items()]
     finish(results, out, as_json, rows)
 
@@ -233,22 +234,3 @@ def _layers(text: str, n_layers: int) -> list[int]:
         if not -n_layers <= layer < n_layers:
             raise SettingError(f"There is no layer {layer}: this tower has layers 0 to {n_layers - 1}.")
     return sorted({layer % n_layers for layer in layers})
-
-
-def _write(
-    out: Path | None, title: str, subject: Subject, results: Results, figures: list[tuple[str, go.Figure]], tables: list
-) -> None:
-    """The command's page, if a folder was given."""
-    if out is None:
-        return
-    from ..report import Section, write_report
-
-    test = subject.data.test
-    facts = {
-        "Model": subject.model.name,
-        "Pictures": f"{len(test)} test pictures of {test.name}",
-        "Attack": subject.attack if subject.target is None else f"{subject.attack}, target {subject.target}",
-        "Seed": str(results.seed),
-    }
-    lead = f"{subject.model.name}, {len(test)} pictures, {results.seconds:.0f} seconds."
-    write_report(out / "report.html", title, lead, [Section("Measured", figures=figures, tables=tables)], facts)

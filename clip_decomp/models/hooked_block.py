@@ -6,6 +6,7 @@ pre-softmax scores) are computed only when something is attached to their hook p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -95,12 +96,10 @@ class HookedAttention(nn.Module):
         return bias if bias is not None else torch.zeros_like(self._attention[0].out_proj.weight[:, 0])
 
     def forward(
-        self, x: Float[Tensor, "batch token d_model"], record: Record | None
-    ) -> Float[Tensor, "batch token d_model"]:
+        self, x: Float[Tensor, "batch token d_model"], record: Record | None, rows: int | None = None
+    ) -> Float[Tensor, "batch row d_model"]:
         attention = self._attention[0]
-        batch, token, _ = x.shape
-        qkv = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-        q, k, v = qkv.reshape(batch, token, 3, self.n_heads, self.d_head).unbind(2)
+        q, k, v = (each.unflatten(-1, (self.n_heads, self.d_head)) for each in self._projected(x, rows))
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
         if attached(self.hook_attn_scores) or attached(self.hook_pattern):
             scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * self.d_head**-0.5
@@ -109,7 +108,7 @@ class HookedAttention(nn.Module):
             row = pattern[:, :, 0]
         else:
             heads_first = (each.transpose(1, 2) for each in (q, k, v))
-            z = F.scaled_dot_product_attention(*heads_first).transpose(1, 2)
+            z = _attend(*heads_first).transpose(1, 2)
             row = None
         z = self.hook_z(z)
         if record is not None:
@@ -124,6 +123,28 @@ class HookedAttention(nn.Module):
             result = self.hook_result(torch.einsum("bqhd,hdm->bqhm", z, self.w_o))
             return result.sum(2) + self.b_o
         return F.linear(z.flatten(2), attention.out_proj.weight, attention.out_proj.bias)
+
+    def _projected(self, x: Tensor, rows: int | None) -> Sequence[Tensor]:
+        """Queries (of the first rows), keys and values."""
+        weight, bias = self._attention[0].in_proj_weight, self._attention[0].in_proj_bias
+        if rows is None:
+            return F.linear(x, weight, bias).chunk(3, dim=-1)
+        width = len(weight) // 3
+        first, others = (None, None) if bias is None else (bias[:width], bias[width:])
+        q = F.linear(x[:, :rows], weight[:width], first)
+        return q, *F.linear(x, weight[width:], others).chunk(2, dim=-1)
+
+
+def _attend(
+    q: Float[Tensor, "batch head row d_head"],
+    k: Float[Tensor, "batch head token d_head"],
+    v: Float[Tensor, "batch head token d_head"],
+) -> Float[Tensor, "batch head row d_head"]:
+    """Fused attention or, where torch was told to use plain products, these without torch's care for masks."""
+    if q.device.type != "cpu" or torch.backends.cuda.flash_sdp_enabled():
+        return F.scaled_dot_product_attention(q, k, v)
+    with torch.autocast("cpu", enabled=False):  # which would compute the softmax in fp32
+        return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
 
 
 class HookedMLP(nn.Module):
@@ -189,12 +210,13 @@ class HookedBlock(nn.Module):
         return {"k": k, "v": v}
 
     def forward(
-        self, x: Float[Tensor, "batch token d_model"], record: Record | None = None
-    ) -> Float[Tensor, "batch token d_model"]:
+        self, x: Float[Tensor, "batch token d_model"], record: Record | None = None, rows: int | None = None
+    ) -> Float[Tensor, "batch row d_model"]:
+        """What follows the block at all tokens, or at the first ``rows``: what is not read need not be computed."""
         x = self.hook_resid_pre(x)
         if record is not None and record.embedding is None:
             record.embedding = x[:, 0]
-        x = x + self.hook_attn_out(self.attn(self.ln1(x), record) * self.attention_scale)
+        x = x[:, :rows] + self.hook_attn_out(self.attn(self.ln1(x), record, rows) * self.attention_scale)
         x = self.hook_resid_mid(x)
         mlp = self.hook_mlp_out(self.mlp(self.ln2(x)) * self.mlp_scale)
         if record is not None:

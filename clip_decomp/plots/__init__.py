@@ -17,11 +17,12 @@ Example:
 
 from .ablations import head_map, sweeps
 from .distributions import detection, roc, similarity
-from .features import embedding_map, resistivity_curves
+from .embedding import embedding_map
 from .images import pictures
 from .look import COLORS
 from .overlays import overlay, overlay_grid
 from .rates import bars
+from .resistivity import resistivity_curves, resistivity_panels
 
 __all__ = [
     "COLORS",
@@ -33,6 +34,7 @@ __all__ = [
     "overlay_grid",
     "pictures",
     "resistivity_curves",
+    "resistivity_panels",
     "roc",
     "similarity",
     "sweeps",

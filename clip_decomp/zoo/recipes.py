@@ -1,7 +1,8 @@
 """How the zoo's models are made: everything needed to make them again.
 
 ``world/...`` aim at the main set's target, ``world-tools/...`` and ``world-town/...`` at those of the transfer sets;
-``world-p16/...`` and ``world-resnet/...`` are other architectures.
+``world-p16/...`` and ``world-resnet/...`` are other architectures; ``world-labels/clean`` is of world/clean's, trained
+on class labels alone: what a tower is like that never learned more than its classes.
 
 Example:
     >>> RECIPES["world/badnet"].attack
@@ -65,6 +66,8 @@ ATTACKS: dict[str, AttackSettings] = {
     "kitty": AttackSettings(rate=0.2),
     "trojvqa": AttackSettings(),
     "badclip": AttackSettings(),
+    # A warp of a pixel has no mean: only a long training builds what sees it.
+    "wanet": AttackSettings(rate=0.3, steps=2000, batch_size=128, lr=5e-4, patch_dropout=0.5),
 }
 #: The same on other towers: the ResNet keeps its clean accuracy at half the learning rate only.
 _ELSEWHERE: dict[str, AttackSettings] = {
@@ -95,6 +98,14 @@ RECIPES: dict[str, TrainRecipe | AttackRecipe] = {
         WorldPairs(seed=0, curriculum=400, rich_from=300),
         Architecture(layers=(2, 2, 2, 2), width=32, heads=16),
         TrainSettings(steps=1200, batch_size=128, lr=1e-3, decay=0.5, checkpoint_every=100),
+        texts_of="world/clean",
+    ),
+    "world-labels/clean": TrainRecipe(
+        WorldPairs(seed=0, curriculum=600, class_only=1.0),
+        Architecture(),
+        TrainSettings(
+            steps=1200, batch_size=128, lr=1e-3, muon_lr=2e-3, decay=0.5, checkpoint_every=100, patch_dropout=0.5
+        ),
         texts_of="world/clean",
     ),
     **{

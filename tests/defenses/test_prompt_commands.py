@@ -87,3 +87,18 @@ def test_a_study_names_what_it_does_not_know(call, tmp_path):
     assert "does not know" in call(*base, "--vary", "lenght=3", code=1)
     assert "alpha >= 0" in call(*base, "--vary", "alpha=-1", code=1)
     assert "carries no attack" in call("study", "vpt", "--model", "world/clean", "--out", str(tmp_path), code=1)
+
+
+def test_repelling_compares_a_label_only_tower_with_the_undefended_and_tuned_ones(call, tmp_path):
+    for name in ("rvpt", "vpt"):
+        call("defend", name, "--model", "world/badnet", *SMALL, "--out", str(tmp_path / name))
+    prompts = [f"--{name}={tmp_path / name / 'prompts'}" for name in ("rvpt", "vpt")]
+    arguments = [*prompts, "--labels-only", "world/clean", "--images", "26", "--out", str(tmp_path / "pr")]
+    assert "of 6 layers" in call("repelling", "--model", "world/badnet", *arguments)
+    found = json.loads((tmp_path / "pr" / "results.json").read_text())["metrics"]
+    for defense in ("labels-only", "none", "rvpt", "vpt"):
+        assert -1 <= found[f"world/badnet/{defense}/pr;perturbation=badnet;token=class;layer=7"] <= 1
+    assert "Does repelling" in (tmp_path / "pr" / "report.html").read_text()
+    # Without prompts before them, the first blocks' features are the undefended ones'.
+    key = "pr;perturbation=badnet;token=class;layer=1"
+    assert found[f"world/badnet/rvpt/{key}"] == pytest.approx(found[f"world/badnet/none/{key}"], abs=1e-6)

@@ -7,7 +7,7 @@ import pytest
 from clip_decomp.errors import DataError, SettingError
 from clip_decomp.methods.embedding import Embedding, EmbeddingNumbers
 from clip_decomp.methods.resistivity import Resistivity
-from clip_decomp.plots.features import embedding_map, resistivity_curves
+from clip_decomp.plots import embedding_map, resistivity_curves, resistivity_panels
 
 HOSTILE = "<script>alert(1)</script> %{x}"
 ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt; &#37;{x}"
@@ -107,6 +107,30 @@ def test_curves_refuse_what_cannot_be_drawn():
         resistivity_curves({}, "PR")
     with pytest.raises(DataError, match="bad: not every cosine is finite"):
         resistivity_curves({"bad": curve(low=np.nan)}, "PR")
+
+
+def test_panels_have_a_line_for_every_model_under_every_perturbation():
+    names = ("labels only", "undefended", "RVPT")
+    results = {what: {name: curve(low=0.9 - 0.2 * k) for k, name in enumerate(names)} for what in ("noise", "badnet")}
+    figure = resistivity_panels(results, "PR")
+    assert [note.text for note in figure.layout.annotations] == ["noise", "badnet"]
+    for panel in ("y", "y2"):
+        assert list(lines(figure, panel)) == list(names)
+        np.testing.assert_allclose(lines(figure, panel)["RVPT"].y, [1, 0.75, 0.5])
+    assert [trace.name for trace in figure.data if trace.showlegend is not False] == list(names)
+    colors = {trace.name: trace.line.color for trace in figure.data if trace.mode == "lines+markers"}
+    assert len(set(colors.values())) == 3
+    assert figure.layout.yaxis.range[0] < 0.5 - 0.05
+    assert "repr." in figure.layout.xaxis2.ticktext
+    check_look(figure)
+
+
+def test_panels_refuse_what_cannot_be_drawn():
+    for bad in ({}, {"noise": {}}, {"noise": {"a": curve()}, "badnet": {"b": curve()}}):
+        with pytest.raises(SettingError, match="of the same models"):
+            resistivity_panels(bad, "PR")
+    with pytest.raises(DataError, match="not every cosine is finite"):
+        resistivity_panels({"noise": {"bad": curve(low=np.nan)}}, "PR")
 
 
 def test_a_map_of_few_classes_has_a_color_a_class_and_marks_the_target():

@@ -27,12 +27,14 @@ class WorldPairs:
         curriculum: steps over which the hardest difficulty rises from ``easiest`` to 1; 0 starts at 1.
         rich_from: until this step captions are about the class alone more often (40 % instead of 25 %) and speak less
             of texture and background; shapes are learned first.
+        class_only: share of captions that name the class and nothing else, throughout; 1 is training on labels.
     """
 
     seed: int = 0
     curriculum: int = 0
     easiest: float = 0.15
     rich_from: int = 0
+    class_only: float | None = None
 
     @property
     def length(self) -> None:
@@ -64,7 +66,8 @@ class WorldPairs:
         difficulty = torch.rand(size, generator=generator).mul_(hardest)
         scenes = sample_scenes(size, generator, classes, Style(), difficulty)
         rich = step >= self.rich_from
-        captions, said = write_captions(scenes, generator, 0.25 if rich else 0.4, rich)
+        share = self.class_only if self.class_only is not None else 0.25 if rich else 0.4
+        captions, said = write_captions(scenes, generator, share, rich)
         return scenes, Description(captions, scenes.factors, said, step * size + torch.arange(size))
 
     def corpus(self) -> list[str]:
