@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -64,17 +65,22 @@ class Fit:
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         return f"{self.model.replace('/', '-')}-{self.defense}-{digest[:16]}.json"
 
-    def made(self) -> RVPT | LinearProbe:
+    def made(self, checkpoint: Path | None = None) -> RVPT | LinearProbe:
         """The defense before it is fitted.
 
+        Args:
+            checkpoint: where an interrupted fit goes on, of the defenses that can.
+
         Raises:
-            SettingError: it does not know one of the settings, or refuses its value.
+            SettingError: it does not know one of the settings, refuses its value, or needs the target class.
         """
+        if self.without_target and self.defense == "linear-probe":
+            raise SettingError("A linear probe never predicts a class that it was not fitted to: keep the target.")
         try:
             if self.defense == "linear-probe":
                 return LinearProbe(**self.settings, seed=self.seed)
             alpha = {"alpha": 0.0} if self.defense == "vpt" else {}
-            return RVPT(**alpha, **self.settings, seed=self.seed)
+            return RVPT(**alpha, **self.settings, seed=self.seed, checkpoint=checkpoint)
         except TypeError as error:
             raise SettingError(f"{self.defense} does not know these settings: {self.settings} ({error}).") from error
 
@@ -107,7 +113,9 @@ def run(fits: Iterable[Fit], data: str | None, folder: Path, device: str = "cpu"
     for fit in fits:
         file = folder / "fits" / fit.file
         if not file.exists():
-            write_json(file, _measured(fit, data, device))
+            unfinished = folder / "unfinished" / file.stem
+            write_json(file, _measured(fit, data, device, unfinished))
+            shutil.rmtree(unfinished, ignore_errors=True)
         yield json.loads(file.read_text())
 
 
@@ -205,14 +213,14 @@ def _numbers(
     return found
 
 
-def _measured(fit: Fit, data: str | None, device: str) -> dict[str, Any]:
+def _measured(fit: Fit, data: str | None, device: str, unfinished: Path) -> dict[str, Any]:
     subject = _subject(fit.model, data, fit.images, device)
     model, trigger, target = subject.model, subject.trigger, subject.target
     if trigger is None or target is None:
         raise SettingError(f"{fit.model} carries no attack on its card.")
     if fingerprint(model) != fit.tower:
         raise DataError(f"{fit.model} is another model by now.")
-    defense = fit.made()
+    defense = fit.made(unfinished)
     before = _undefended(fit.model, fit.tests, fit.template, data, fit.images, device)
     train = _data(fit.tuned_on, model.visual.image_size, fit.images).train
     if train is None:
@@ -233,6 +241,7 @@ def _measured(fit: Fit, data: str | None, device: str) -> dict[str, Any]:
         "before": before,
         "after": after,
         "seconds": seconds,
+        "parameters": defense.parameters,
         "pictures": len(defense.chosen_),
         "history": getattr(defense, "history_", [])[-1:],
     }

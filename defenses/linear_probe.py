@@ -94,6 +94,11 @@ class LinearProbe:
         self.weight_, self.bias_ = weight.to(model.device), bias.to(model.device)
         return self
 
+    @property
+    def parameters(self) -> int:
+        """How many values were tuned."""
+        return self.weight_.numel() + self.bias_.numel()
+
     def normalize(self, pixels: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch 3 row column"]:
         """The model's own pixel normalization."""
         return self.model_.normalize(pixels)

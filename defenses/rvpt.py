@@ -30,8 +30,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -39,22 +39,19 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
-from clip_decomp.data.pairs import step_generator
 from clip_decomp.data.sets import PLAIN_TEMPLATE, ImageSet
-from clip_decomp.errors import SettingError, TrainingFailed
+from clip_decomp.errors import SettingError
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.hooked_vit import HookedViT
 from clip_decomp.prompts import DeepVisualPrompts
 from clip_decomp.training.lean import lean
-from clip_decomp.training.parallel import Processes, launched
-from clip_decomp.training.schedule import cosine
 from clip_decomp.zeroshot import class_vectors
 
 from .defended import ImageSideDefense
 from .few_shot import FewShots
 from .prefix import Prefix, class_tokens
+from .tuning import Tuning
 
 #: Changes normalized pictures of a batch, given a generator, each time they are seen.
 Augment = Callable[[Float[Tensor, "batch 3 row column"], torch.Generator], Float[Tensor, "batch 3 row column"]]
@@ -89,6 +86,7 @@ class RVPT(ImageSideDefense):
         lr: of SGD, for losses summed over the batch, with cosine decay to zero.
         bf16: compute in bfloat16 where autocast allows it.
         cache: a file for the frozen streams; None keeps them in memory.
+        checkpoint: a folder that is written after every epoch; a run that is found there goes on.
 
     Attributes:
         prompts_: the tuned :class:`~clip_decomp.prompts.deep.DeepVisualPrompts`.
@@ -114,26 +112,25 @@ class RVPT(ImageSideDefense):
         bf16: bool = True,
         seed: int = 0,
         cache: Path | None = None,
+        checkpoint: Path | None = None,
         progress: bool = True,
     ):
         if alpha < 0 or not -1 <= margin <= 1:
             raise SettingError(f"RVPT needs alpha >= 0 and a margin in -1..1, not {alpha} and {margin}.")
-        if length < 1 or epochs < 1 or batch_size < 1 or not lr > 0 or not 0 <= momentum < 1:
-            raise SettingError(
-                f"RVPT needs length, epochs and batch_size >= 1, lr > 0 and momentum in 0..1, not {length}, {epochs}, "
-                f"{batch_size}, {lr} and {momentum}."
-            )
+        if length < 1:
+            raise SettingError(f"RVPT needs one prompt a block or more, not {length}.")
         if shots is not None and shots < 1:
             raise SettingError(f"The number of shots must be 1 or more a class, not {shots}.")
         if count_from not in ("output", "input"):
             raise SettingError(f"Prompted blocks are counted from output or input, not {count_from!r}.")
         self.alpha, self.length, self.depth, self.count_from, self.margin = alpha, length, depth, count_from, margin
         self.shots, self.epochs, self.batch_size, self.lr, self.momentum = shots, epochs, batch_size, lr, momentum
-        self.bf16, self.seed, self.cache, self.progress = bf16, seed, cache, progress
+        self.bf16, self.seed, self.cache, self.checkpoint, self.progress = bf16, seed, cache, checkpoint, progress
+        self._tuning()  # complains about settings out of its range
 
     def settings(self) -> dict[str, Any]:
         """What was asked for, for results."""
-        hidden = ("cache", "progress")
+        hidden = ("cache", "checkpoint", "progress")
         return {key: value for key, value in vars(self).items() if not key.endswith("_") and key not in hidden}
 
     def fit(
@@ -157,6 +154,7 @@ class RVPT(ImageSideDefense):
         Raises:
             SettingError: more blocks than the tower has, or pictures without labels.
             DataError: labels out of range, or a class with fewer pictures than shots.
+            SettingError: ``checkpoint`` holds another run.
             TrainingFailed: a loss that is not finite.
         """
         prompts = self.prepare(model)
@@ -176,6 +174,11 @@ class RVPT(ImageSideDefense):
     def hooked(self) -> HookedCLIP:
         """The prompted model for every reading method, prompts on the token axis."""
         return self.prompts_.on(self.model_)
+
+    @property
+    def parameters(self) -> int:
+        """How many values were tuned."""
+        return self.prompts_.count
 
     def save(self, folder: Path) -> None:
         """Write the prompts and how they were made."""
@@ -226,59 +229,33 @@ class RVPT(ImageSideDefense):
         return Losses(F.cross_entropy(logits, labels, reduction="sum"), cosines.clamp(min=self.margin).sum())
 
     def _tune(self, pixels: Tensor, labels: Tensor, vectors: Tensor, augment: Augment | None) -> None:
-        model, prompts = self.model_, self.prompts_
-        tower, device, processes = model.visual, model.device, launched(model.device)
-        first, frozen = prompts.blocks[0], [each for each in tower.parameters() if each.requires_grad]
-        optimizer = torch.optim.SGD(prompts.parameters(), lr=self.lr, momentum=self.momentum)
-        steps = self.epochs * -(-len(labels) // self.batch_size)
-        self.history_: list[dict[str, float]] = []
+        tower, device = self.model_.visual, self.model_.device
+        first, frozen = self.prompts_.blocks[0], [each for each in tower.parameters() if each.requires_grad]
         for each in frozen:
             each.requires_grad_(False)
         try:
             kept = None if augment else Prefix.of(tower, pixels, first, self.cache, self.bf16, self.progress)
-            bar = tqdm(total=steps, desc="rvpt" if self.alpha else "vpt", disable=not self.progress or processes.rank)
-            with bar:
-                for epoch in range(self.epochs):
-                    totals = torch.zeros(2, dtype=torch.float64)
-                    for number, (rows, generator) in enumerate(self._batches(len(labels), epoch)):
-                        for group in optimizer.param_groups:
-                            group["lr"] = self.lr * cosine(epoch * (steps // self.epochs) + number, steps, 0)
-                        own = rows[processes.rank :: processes.count]
-                        part, here = kept, own
-                        if augment:
-                            changed = augment(pixels[own], generator)
-                            part, here = Prefix.of(tower, changed, first, None, self.bf16), slice(None)
-                        assert part is not None
-                        with lean(device, self.bf16):
-                            found = self.losses(
-                                part.residual[here].to(device),
-                                part.targets[here].to(device),
-                                labels[own].to(device),
-                                vectors,
-                            )
-                        self._descend(found, optimizer, processes)
-                        totals += torch.stack([found.cross_entropy, found.repelling]).detach().double().cpu()
-                        bar.update()
-                    means = (processes.mean(totals) * processes.count / len(labels)).tolist()
-                    self.history_.append(dict(zip(("cross_entropy", "cosine"), means, strict=True)))
-                    bar.set_postfix(self.history_[-1])
+
+            def losses(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+                part, here = kept, rows
+                if augment:
+                    part, here = Prefix.of(tower, augment(pixels[rows], generator), first, None, self.bf16), slice(None)
+                assert part is not None
+                with lean(device, self.bf16):
+                    streams, targets = part.residual[here].to(device), part.targets[here].to(device)
+                    found = self.losses(streams, targets, labels[rows].to(device), vectors)
+                return found.total(self.alpha), {"cross_entropy": found.cross_entropy, "cosine": found.repelling}
+
+            # What is resumed must be the same equation on the same pictures and texts.
+            run = {"base": self.prompts_.base, "chosen": self.chosen_.tolist(), "classes": len(vectors)}
+            run |= {key: value for key, value in self.settings().items() if key not in asdict(self._tuning())}
+            label = "rvpt" if self.alpha else "vpt"
+            self.history_ = self._tuning().tune(
+                self.prompts_, len(labels), losses, label, self.progress, self.checkpoint, run
+            )
         finally:
             for each in frozen:
                 each.requires_grad_(True)
 
-    def _batches(self, count: int, epoch: int) -> Iterator[tuple[Tensor, torch.Generator]]:
-        generator = step_generator(self.seed, epoch)
-        for rows in torch.randperm(count, generator=generator).split(self.batch_size):
-            yield rows, generator
-
-    def _descend(self, found: Losses, optimizer: torch.optim.Optimizer, processes: Processes) -> None:
-        loss = found.total(self.alpha)
-        if not loss.isfinite():
-            raise TrainingFailed(f"The loss is {loss.item()}: lower the learning rate of {self.lr}.")
-        optimizer.zero_grad()
-        loss.backward()
-        processes.average_gradients(self.prompts_)
-        gradient = self.prompts_.prompts.grad
-        if gradient is not None and processes.count > 1:
-            gradient.mul_(processes.count)  # the batch's sum, shared out
-        optimizer.step()
+    def _tuning(self) -> Tuning:
+        return Tuning(self.epochs, self.batch_size, self.lr, self.momentum, self.seed)

@@ -107,7 +107,8 @@ def _tuned(
     from ..rvpt import RVPT
 
     clock, seed = Clock(), subject_of[5]
-    defense = RVPT(**settings, seed=seed)  # complains before anything is loaded
+    # Complains before anything is loaded; an interrupted run with the same folder goes on.
+    defense = RVPT(**settings, seed=seed, checkpoint=None if out is None else out / "tuning")
     subject = attacked(*subject_of)
     test, target = subject.data.test, subject.target
     where = tune_on or subject_of[1] or subject.model.card.get("data")

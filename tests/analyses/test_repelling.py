@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import torch
-from analyses.repelling import compare, raised
 
+from analyses.repelling import compare, raised
 from clip_decomp.attacks.triggers import make_trigger
 from clip_decomp.methods.resistivity import Resistivity
 

@@ -54,6 +54,8 @@ def test_tuning_on_one_set_and_measuring_on_another(call, tmp_path):
 
 def test_bad_requests_fail_at_once(call, tmp_path):
     assert "shots" in call("defend", "rvpt", "--model", "world/badnet", "--shots", "0", code=1)
+    study = ["study", "linear-probe", "--model", "world/badnet", "--without-target", "--out", str(tmp_path)]
+    assert "keep the target" in call(*study, code=1)
     assert "8 blocks" in call("defend", "vpt", "--model", "world/badnet", *SMALL, "--depth", "9", code=1)
 
 

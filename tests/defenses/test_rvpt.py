@@ -88,6 +88,28 @@ def test_the_same_seed_tunes_the_same_prompts_wherever_streams_are_kept(model, p
     assert not torch.equal(other.prompts_.prompts, found[0])
 
 
+def test_an_interrupted_run_goes_on_to_the_same_prompts(model, pictures, labels, tmp_path, monkeypatch):
+    whole = tiny(checkpoint=tmp_path / "whole").fit(model, pictures, labels, NAMES)
+    steps, step = [], torch.optim.SGD.step
+
+    def interrupted(optimizer):
+        steps.append(1)
+        if len(steps) == 8:  # in the third of three epochs of three steps
+            raise KeyboardInterrupt
+        return step(optimizer)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tiny(checkpoint=tmp_path / "parts").fit(model, pictures, labels, NAMES)
+    assert all(each.requires_grad for each in model.clip.parameters())
+    again = tiny(checkpoint=tmp_path / "parts").fit(model, pictures, labels, NAMES)
+    assert len(steps) == 8 + 3
+    assert torch.equal(again.prompts_.prompts, whole.prompts_.prompts)
+    assert again.history_ == whole.history_
+    with pytest.raises(SettingError, match="another run.*alpha is 2.0 there and 1.0 here"):
+        tiny(alpha=1.0, checkpoint=tmp_path / "parts").fit(model, pictures, labels, NAMES)
+
+
 def test_augmentation_sees_every_picture_anew(model, pictures, labels):
     seen = []
 

@@ -89,9 +89,9 @@ def test_the_loss_curve_does_not_depend_on_micro_batches(muon_lr, tolerance, cli
 
 
 def test_micro_batches_repeat_their_random_numbers(clip, tokenize):
-    clip.visual.transformer.resblocks[0].mlp.add_module("dropout", nn.Dropout(0.5))
+    clip.transformer.resblocks[0].mlp.add_module("dropout", nn.Dropout(0.5))
     seen = []
-    clip.visual.transformer.register_forward_hook(lambda module, args, output: seen.append(output.detach()))
+    clip.transformer.register_forward_hook(lambda module, args, output: seen.append(output.detach()))
     gradients(clip, tokenize, accumulate=2)
     assert len(seen) == 4
     torch.testing.assert_close(seen[:2], seen[2:], rtol=0, atol=0)
@@ -99,7 +99,7 @@ def test_micro_batches_repeat_their_random_numbers(clip, tokenize):
 
 def test_memory_is_that_of_a_micro_batch(clip, tokenize):
     sizes = []
-    clip.visual.transformer.register_forward_hook(
+    clip.visual.transformer.resblocks[0].ln_1.register_forward_hook(
         lambda module, args, output: sizes.append((len(output), output.requires_grad))
     )
     gradients(clip, tokenize, accumulate=5)

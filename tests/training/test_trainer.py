@@ -194,7 +194,9 @@ def test_training_does_not_depend_on_the_global_generator_and_leaves_it_alone(cl
 
 def test_patch_dropout_sees_part_of_the_patches_and_at_the_end_all(clip, tokenize):
     seen = []
-    clip.visual.transformer.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[1]))
+    clip.visual.transformer.resblocks[0].ln_1.register_forward_hook(
+        lambda module, args, output: seen.append(args[0].shape[1])
+    )
     run(clip, tokenize, steps=10, patch_dropout=0.75, whole=0.2)
     assert seen == [5] * 8 + [17] * 2  # the class token and 4 of 16 patches, then all of them
     assert isinstance(clip.visual.patch_dropout, nn.Identity)

@@ -1,0 +1,122 @@
+"""Descend a loss that is a sum over a batch, by SGD on a few learnable tokens: what visual and text prompts share.
+
+Example:
+    >>> tokens = nn.ParameterList([nn.Parameter(torch.ones(1))])
+    >>> found = Tuning(epochs=3, batch_size=2, lr=0.1, momentum=0).tune(
+    ...     tokens, 4, lambda rows, generator: (len(rows) * tokens[0].square().sum(), {}), "tokens", progress=False
+    ... )
+    >>> len(found), tokens[0].item() < 1
+    (3, True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from clip_decomp.data.pairs import step_generator
+from clip_decomp.errors import SettingError, TrainingFailed
+from clip_decomp.training.checkpoint import load_checkpoint, save_checkpoint
+from clip_decomp.training.parallel import Processes, launched
+from clip_decomp.training.schedule import cosine
+
+#: Loss of some pictures, and what to report of them; both are sums over the pictures.
+Losses = Callable[[Tensor, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Settings of the descent.
+
+    Attributes:
+        lr: of SGD, for losses summed over the batch, with cosine decay to zero.
+
+    Raises:
+        SettingError: a setting out of its range.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float = 0.9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not self.lr > 0 or not 0 <= self.momentum < 1:
+            raise SettingError(
+                "Tuning needs epochs and batch_size >= 1, lr > 0 and momentum from 0 to less than 1, not "
+                f"{self.epochs}, {self.batch_size}, {self.lr} and {self.momentum}."
+            )
+
+    def tune(
+        self,
+        tokens: nn.Module,
+        count: int,
+        losses: Losses,
+        label: str,
+        progress: bool = True,
+        folder: Path | None = None,
+        run: dict[str, Any] | None = None,
+    ) -> list[dict[str, float]]:
+        """Descend, and return for every epoch the means over its pictures of what ``losses`` reports.
+
+        Args:
+            tokens: whose parameters are tuned.
+            count: pictures.
+            losses: called with the numbers of a batch's pictures and a generator that depends on the step alone.
+            folder: where a checkpoint is kept after every epoch; a run found there is resumed.
+            run: what makes this run another than one with the same settings, as JSON.
+
+        Raises:
+            TrainingFailed: a loss that is not finite.
+            SettingError: the folder holds another run.
+        """
+        optimizer = torch.optim.SGD(tokens.parameters(), lr=self.lr, momentum=self.momentum)
+        processes = launched(next(tokens.parameters()).device)
+        identity, start, history = {**asdict(self), "count": count, **(run or {})}, 0, []
+        processes.wait()
+        if folder is not None and (folder / "checkpoint.json").exists():
+            start, history = load_checkpoint(folder, tokens, [optimizer], identity)
+        each = -(-count // self.batch_size)
+        bar = tqdm(total=self.epochs * each, initial=start * each, desc=label, disable=not progress or processes.rank)
+        with bar:
+            for epoch in range(start, self.epochs):
+                totals: dict[str, float] = {}
+                for number, (rows, generator) in enumerate(self._batches(count, epoch)):
+                    for group in optimizer.param_groups:
+                        group["lr"] = self.lr * cosine(epoch * each + number, self.epochs * each, 0)
+                    loss, parts = losses(rows[processes.rank :: processes.count], generator)
+                    self._descend(loss, tokens, optimizer, processes)
+                    for name, value in parts.items():
+                        totals[name] = totals.get(name, 0.0) + value.item()
+                    bar.update()
+                sums = processes.mean(torch.tensor(list(totals.values()), dtype=torch.float64)) * processes.count
+                history.append(dict(zip(totals, (sums / count).tolist(), strict=True)))
+                bar.set_postfix(history[-1])
+                if folder is not None and processes.main:
+                    save_checkpoint(folder, tokens, [optimizer], epoch + 1, history, identity)
+        processes.wait()
+        return history
+
+    def _batches(self, count: int, epoch: int) -> Iterator[tuple[Tensor, torch.Generator]]:
+        generator = step_generator(self.seed, epoch)
+        for rows in torch.randperm(count, generator=generator).split(self.batch_size):
+            yield rows, generator
+
+    def _descend(self, loss: Tensor, tokens: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes) -> None:
+        if not loss.isfinite():
+            raise TrainingFailed(f"The loss is {loss.item()}: lower the learning rate of {self.lr}.")
+        optimizer.zero_grad()
+        loss.backward()
+        if processes.count > 1:
+            processes.average_gradients(tokens)
+            for parameter in tokens.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(processes.count)  # the batch's sum, shared out
+        optimizer.step()
