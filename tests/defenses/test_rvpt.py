@@ -106,7 +106,7 @@ def test_an_interrupted_run_goes_on_to_the_same_prompts(model, pictures, labels,
     assert len(steps) == 8 + 3
     assert torch.equal(again.prompts_.prompts, whole.prompts_.prompts)
     assert again.history_ == whole.history_
-    with pytest.raises(SettingError, match="another run.*alpha is 2.0 there and 1.0 here"):
+    with pytest.raises(SettingError, match=r"another run.*alpha is 2.0 there and 1.0 here"):
         tiny(alpha=1.0, checkpoint=tmp_path / "parts").fit(model, pictures, labels, NAMES)
 
 
