@@ -45,6 +45,7 @@ from clip_decomp.errors import SettingError
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.hooked_vit import HookedViT
 from clip_decomp.prompts import DeepVisualPrompts
+from clip_decomp.prompts.stored import read_card
 from clip_decomp.training.lean import lean
 from clip_decomp.zeroshot import class_vectors
 
@@ -187,10 +188,8 @@ class RVPT(ImageSideDefense):
     @classmethod
     def load(cls, folder: Path, model: HookedCLIP) -> Self:
         """A defense that was saved for this model; raises what :meth:`DeepVisualPrompts.load` does."""
-        import json
-
         prompts = DeepVisualPrompts.load(folder, model).requires_grad_(False)
-        settings = json.loads((folder / "prompts.json").read_text()).get("settings", {})
+        settings = read_card(folder).get("settings", {})
         loaded = cls(**settings)
         loaded.model_, loaded.prompts_, loaded.prompted_ = model, prompts, prompts.on(model, keys=True)
         return loaded

@@ -24,7 +24,6 @@ Example:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,10 +37,10 @@ from ..errors import ModelError, SettingError
 from ..model import HookedCLIP
 from ..models.fingerprint import fingerprint
 from ..models.hooked_vit import HookedViT
+from .stored import read_prompts, write_prompts
 
 #: Standard deviation of the prompts' start, as in CoOp and its successors.
 INITIAL_STD = 0.02
-_WEIGHTS, _CARD = "prompts.safetensors", "prompts.json"
 
 
 class DeepVisualPrompts(nn.Module):
@@ -126,12 +125,8 @@ class DeepVisualPrompts(nn.Module):
 
     def save(self, folder: Path, **known: Any) -> None:
         """Write the prompts alone: tensors, and a card that identifies their base model and says what is ``known``."""
-        from safetensors.torch import save_file
-
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"prompts": self.prompts.detach().cpu().contiguous()}, folder / _WEIGHTS)
         card = {"blocks": self.blocks, "length": self.length, "base": self.base_name, "base_sha256": self.base}
-        (folder / _CARD).write_text(json.dumps({**card, **known}, indent=1) + "\n")
+        write_prompts(folder, self.prompts, {**card, **known})
 
     @classmethod
     def load(cls, folder: Path, model: HookedCLIP) -> Self:
@@ -140,25 +135,14 @@ class DeepVisualPrompts(nn.Module):
         Raises:
             ModelError: not such a folder, damaged files, or prompts of another model.
         """
-        from safetensors.torch import load_file
 
-        try:
-            card = json.loads((folder / _CARD).read_text())
-            values = load_file(folder / _WEIGHTS)["prompts"]
+        def make(card: dict[str, Any]) -> Self:
             prompts = cls(model, card["length"], card["blocks"])
             prompts.base, prompts.base_name = card["base_sha256"], card["base"]
-        except FileNotFoundError as error:
-            raise ModelError(f"{folder} holds no prompts: {_WEIGHTS} and {_CARD} are needed.") from error
-        except ModelError:
-            raise
-        except Exception as error:  # whatever a damaged file raises
-            raise ModelError(f"The prompts in {folder} cannot be read ({type(error).__name__}: {error}).") from error
+            return prompts
+
+        prompts, values = read_prompts(folder, make, lambda prompts: prompts.prompts)
         prompts.check(model)
-        if values.shape != prompts.prompts.shape or not values.isfinite().all():
-            raise ModelError(
-                f"{folder / _WEIGHTS}: prompts must be finite and {list(prompts.prompts.shape)}, and are "
-                f"{list(values.shape)}."
-            )
         prompts.prompts.data.copy_(values)
         return prompts
 
