@@ -235,7 +235,7 @@ class RVPT(ImageSideDefense):
         try:
             kept = None if augment else Prefix.of(tower, pixels, first, self.cache, self.bf16, self.progress)
 
-            def losses(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            def losses(rows: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
                 part, here = kept, rows
                 if augment:
                     part, here = Prefix.of(tower, augment(pixels[rows], generator), first, None, self.bf16), slice(None)

@@ -1,10 +1,10 @@
-"""Descend a loss that is a sum over a batch, by SGD on a few learnable tokens: what visual and text prompts share.
+"""Descend a loss by SGD on a few learnable tokens: what visual and text prompts share.
 
 Example:
     >>> tokens = nn.ParameterList([nn.Parameter(torch.ones(1))])
-    >>> found = Tuning(epochs=3, batch_size=2, lr=0.1, momentum=0).tune(
-    ...     tokens, 4, lambda rows, generator: (len(rows) * tokens[0].square().sum(), {}), "tokens", progress=False
-    ... )
+    >>> def losses(rows, epoch, generator):
+    ...     return len(rows) * tokens[0].square().sum(), {}
+    >>> found = Tuning(epochs=3, batch_size=2, lr=0.1, momentum=0).tune(tokens, 4, losses, "tokens", progress=False)
     >>> len(found), tokens[0].item() < 1
     (3, True)
 """
@@ -26,8 +26,8 @@ from clip_decomp.training.checkpoint import load_checkpoint, save_checkpoint
 from clip_decomp.training.parallel import Processes, launched
 from clip_decomp.training.schedule import cosine
 
-#: Loss of some pictures, and what to report of them; both are sums over the pictures.
-Losses = Callable[[Tensor, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+#: Loss of some pictures (of several processes' ones, the sum counts), and sums over them of what to report.
+Losses = Callable[[Tensor, int, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Tuning:
     """Settings of the descent.
 
     Attributes:
-        lr: of SGD, for losses summed over the batch, with cosine decay to zero.
+        lr: of SGD, with cosine decay to zero.
 
     Raises:
         SettingError: a setting out of its range.
@@ -69,7 +69,7 @@ class Tuning:
         Args:
             tokens: whose parameters are tuned.
             count: pictures.
-            losses: called with the numbers of a batch's pictures and a generator that depends on the step alone.
+            losses: called with the numbers of a batch's pictures, the epoch, and a generator that depends on the epoch.
             folder: where a checkpoint is kept after every epoch; a run found there is resumed.
             run: what makes this run another than one with the same settings, as JSON.
 
@@ -91,7 +91,7 @@ class Tuning:
                 for number, (rows, generator) in enumerate(self._batches(count, epoch)):
                     for group in optimizer.param_groups:
                         group["lr"] = self.lr * cosine(epoch * each + number, self.epochs * each, 0)
-                    loss, parts = losses(rows[processes.rank :: processes.count], generator)
+                    loss, parts = losses(rows[processes.rank :: processes.count], epoch, generator)
                     self._descend(loss, tokens, optimizer, processes)
                     for name, value in parts.items():
                         totals[name] = totals.get(name, 0.0) + value.item()

@@ -44,6 +44,7 @@ __all__ = [
     "Classifier",
     "Encoder",
     "Evaluation",
+    "PromptedClassifier",
     "Rate",
     "Tally",
     "attack_rates",
@@ -76,9 +77,20 @@ class Classifier(Protocol):
     def classify(self, images: Tensor) -> Float[Tensor, "batch cls"]: ...
 
 
+@runtime_checkable
+class PromptedClassifier(Protocol):
+    """A model whose classes have representations of their own, such as tuned prompts, instead of templates' ones."""
+
+    class_names_: tuple[str, ...]
+
+    def normalize(self, pixels: Tensor) -> Tensor: ...
+    def encode_image(self, images: Tensor) -> Tensor: ...
+    def class_vectors(self, word: str = "") -> Float[Tensor, "cls d_embed"]: ...
+
+
 @torch.no_grad()
 def evaluate(
-    model: Encoder | Classifier,
+    model: Encoder | Classifier | PromptedClassifier,
     data: ImageSet,
     trigger: Trigger | None = None,
     target: str | None = None,
@@ -145,16 +157,21 @@ def require_attack(evaluation: Evaluation, gate: float = ASR_GATE) -> None:
         )
 
 
-def _guessers(model: Encoder | Classifier, data: ImageSet, trigger: Trigger | None) -> list[_Guess]:
+def _guessers(
+    model: Encoder | Classifier | PromptedClassifier, data: ImageSet, trigger: Trigger | None
+) -> list[_Guess]:
     """What tells the class of clean and of triggered pictures in 0..1."""
+    own = isinstance(model, Classifier | PromptedClassifier)
+    if own and tuple(model.class_names_) != tuple(data.class_names):
+        raise DataError(f"{data.name} has other classes than those that the classifier was fitted to.")
     if isinstance(model, Classifier):
-        if tuple(model.class_names_) != tuple(data.class_names):
-            raise DataError(f"{data.name} has other classes than those that the classifier was fitted to.")
         return [lambda pixels: model.classify(model.normalize(pixels)).argmax(-1)] * 2
 
     def nearest_to(vectors: Tensor) -> _Guess:
         return lambda pixels: predict(model.encode_image(model.normalize(pixels)), vectors)
 
+    if isinstance(model, PromptedClassifier):
+        return [nearest_to(model.class_vectors(word)) for word in ("", trigger.word if trigger else "")]
     return [nearest_to(vectors) for vectors in sided_vectors(model, data, trigger)]
 
 

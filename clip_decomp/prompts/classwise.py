@@ -79,6 +79,7 @@ class ClassPrompts(nn.Module):
         self.class_names, self.position, self.shared = names, position, shared
         self.base, self.base_name = fingerprint(model, "text"), model.name
         self._tower = (HookedText(model.clip),)
+        self._tokenizer = model.tokenizer
         tokens, slots = _texts(model.tokenizer, names, length, position)
         self.register_buffer("tokens", tokens.to(model.device), persistent=False)
         self.register_buffer("slots", slots.to(model.device), persistent=False)
@@ -96,18 +97,23 @@ class ClassPrompts(nn.Module):
         return self.context.numel()
 
     def vectors(
-        self, classes: Int[Tensor, " cls"] | None = None, recompute: bool = False
+        self, classes: Int[Tensor, " cls"] | None = None, recompute: bool = False, word: str = ""
     ) -> Float[Tensor, "cls d_embed"]:
         """Unit text representations of the classes, or of some of them, with a gradient to the context.
 
         Args:
             recompute: keep nothing of the tower for the backward pass but its input, and run it again there.
+            word: goes before everything else, as a trigger's word does.
         """
+        everyones = self.tokens, self.slots
+        if word:
+            texts = _texts(self._tokenizer, self.class_names, self.length, self.position, word)
+            everyones = tuple(each.to(self.tokens.device) for each in texts)
         rows = torch.arange(len(self.class_names)) if classes is None else classes
         found = []
         for part in rows.to(self.tokens.device).split(_CHUNK):
             context = self.context[torch.zeros_like(part) if self.shared else part]
-            tokens, slots = self.tokens[part], self.slots[part]
+            tokens, slots = (each[part] for each in everyones)
             if recompute and torch.is_grad_enabled():
                 encoded = checkpoint(self._encoded, context, tokens, slots, use_reentrant=False)
             else:
@@ -171,13 +177,14 @@ class ClassPrompts(nn.Module):
 
 
 def _texts(
-    tokenizer: Callable[[list[str]], Tensor], names: Sequence[str], length: int, position: Position
+    tokenizer: Callable[[list[str]], Tensor], names: Sequence[str], length: int, position: Position, word: str = ""
 ) -> tuple[Int[Tensor, "cls position"], Int[Tensor, "cls position"]]:
     """Token ids and slots of all classes' texts."""
     rows, slots = tokenizer([""] * len(names)).clone(), []
     before = {"front": 0, "middle": length // 2, "end": length}[position]
     for row, name in zip(rows, names, strict=True):
         start, ids, end = _parts(tokenizer, f"{name}.")
+        start = torch.cat([start, _parts(tokenizer, word)[1]]) if word else start
         if len(start) + len(ids) + length + len(end) > len(row):
             raise SettingError(
                 f"{name!r} takes {len(ids)} tokens and its prompts {length}: more than the "

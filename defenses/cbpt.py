@@ -1,0 +1,224 @@
+r"""CBPT: class-wise text prompts that hold against inverted triggers (Kong et al. 2025), reconstructed from the text.
+
+Every weight of the model stays as it is; each class gets learnable context tokens before (or after, around) its name.
+For a labelled clean picture x of class y, with p(c | x) the zero-shot softmax under the prompts and x' = x + delta from
+:mod:`defenses.inversion` aimed at :math:`y^* = \arg\max_{c \ne y} \cos(V(x), T(t_c))`,
+
+.. math::
+    L = \lambda_{ce} [CE(x, y) + CE(x', y)] + \lambda_{bd} [-\log(1 - p(y^* | x'))]
+        + \lambda_{align} \, p(y | x) \, KL(p(\cdot | x) \| p(\cdot | x'))
+
+is descended by SGD; the weights 1, 0.4, 0.4 are the text's without saying which is which, and p(. | x) is taken as
+given (detached) where the perturbed picture is aligned to it. The first epochs (warm-up) descend CE(x, y) alone.
+
+Features of clean images are computed once. The image tower is only called, so every kind will do.
+
+Example:
+    >>> import clip_decomp
+    >>> from clip_decomp.data import open_data
+    >>> data = open_data("world", 64, test=8, train=300)
+    >>> cbpt = CBPT(shots=1, epochs=2, warmup=1, progress=False).fit(clip_decomp.load("world/badnet"), data.train)
+    >>> cbpt.class_vectors().shape, cbpt.parameters
+    (torch.Size([26, 128]), 13312)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from clip_decomp.data.sets import BATCH_SIZE, ImageSet
+from clip_decomp.errors import SettingError
+from clip_decomp.model import HookedCLIP
+from clip_decomp.prompts.classwise import ClassPrompts, Position
+from clip_decomp.prompts.stored import read_card
+from clip_decomp.training.lean import lean
+
+from .few_shot import FewShots
+from .inversion import Inversion, invert_trigger
+from .tuning import Tuning
+
+#: With more classes the text tower's activations are computed again in the backward pass instead of kept.
+RECOMPUTE_FROM = 128
+
+
+class CBPT:
+    """A model whose classes are told by tuned class-wise text prompts.
+
+    Args:
+        length: context tokens a class.
+        position: of the class's name: ``end``, ``middle`` or ``front``.
+        shared: one context for all classes.
+        words: what contexts start as; random by default.
+        shots: pictures of each class, None for all.
+        warmup: epochs that descend the clean cross-entropy alone.
+        lr: of SGD, for losses averaged over the batch, with cosine decay to zero.
+        weights: of cross-entropy, backdoor and alignment loss.
+        inversion: settings of the inner loop.
+        bf16: invert triggers in bfloat16 where autocast allows it.
+        checkpoint: a folder that is written after every epoch; a run that is found there goes on.
+
+    Attributes:
+        prompts_: the tuned :class:`~clip_decomp.prompts.classwise.ClassPrompts`.
+        class_names_: the classes.
+        history_: for every epoch the means over its pictures of the losses, and how often x' was taken for y*.
+        chosen_: places of the pictures that it was tuned on.
+
+    Raises:
+        SettingError: a setting out of its range.
+    """
+
+    def __init__(
+        self,
+        length: int = 4,
+        position: Position = "end",
+        shared: bool = False,
+        words: str | None = None,
+        shots: int | None = 16,
+        epochs: int = 20,
+        warmup: int = 5,
+        batch_size: int = 32,
+        lr: float = 2e-3,
+        momentum: float = 0.9,
+        weights: tuple[float, float, float] = (1.0, 0.4, 0.4),
+        inversion: Inversion | None = None,
+        bf16: bool = True,
+        seed: int = 0,
+        checkpoint: Path | None = None,
+        progress: bool = True,
+    ):
+        if warmup < 0 or len(weights) != 3 or min(weights) < 0:
+            raise SettingError(f"CBPT needs warmup >= 0 and three weights >= 0, not {warmup} and {weights}.")
+        self.length, self.position, self.shared, self.words = length, position, shared, words
+        self.shots, self.epochs, self.warmup, self.batch_size = shots, epochs, warmup, batch_size
+        self.lr, self.momentum, self.weights, self.inversion = lr, momentum, tuple(weights), inversion or Inversion()
+        self.bf16, self.seed, self.checkpoint, self.progress = bf16, seed, checkpoint, progress
+        self._tuning()  # complains about settings out of its range
+
+    def settings(self) -> dict[str, Any]:
+        """What was asked for, for results."""
+        hidden = ("checkpoint", "progress", "inversion")
+        found = {key: value for key, value in vars(self).items() if not key.endswith("_") and key not in hidden}
+        return found | {"inversion": asdict(self.inversion)}
+
+    def fit(
+        self,
+        model: HookedCLIP,
+        images: ImageSet | Float[Tensor, "image 3 row column"],
+        labels: Int[Tensor, " image"] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Self:
+        """Tune contexts on labelled clean pictures: a data set, or normalized pictures with labels and class names.
+
+        Raises:
+            SettingError: class names that do not fit in the context, or pictures without labels.
+            DataError: labels out of range, or a class with fewer pictures than shots.
+            TrainingFailed: a loss that is not finite.
+        """
+        chosen = FewShots.of(model, images, labels, class_names, self.shots, self.seed)
+        self.model_, self.class_names_, self.chosen_ = model, chosen.class_names, chosen.places
+        self.prompts_ = ClassPrompts(
+            model, chosen.class_names, self.length, self.position, self.shared, self.words, self.seed
+        )
+        frozen = [each for each in model.clip.parameters() if each.requires_grad]
+        for each in frozen:
+            each.requires_grad_(False)
+        try:
+            self._tune(chosen.images, chosen.labels)
+        finally:
+            for each in frozen:
+                each.requires_grad_(True)
+        self._vectors = {}
+        return self
+
+    @property
+    def parameters(self) -> int:
+        """How many values were tuned."""
+        return self.prompts_.count
+
+    def normalize(self, pixels: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch 3 row column"]:
+        """The model's own pixel normalization."""
+        return self.model_.normalize(pixels)
+
+    def encode_image(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch d_embed"]:
+        """The model's own image representations."""
+        return self.model_.encode_image(images)
+
+    @torch.no_grad()
+    def class_vectors(self, word: str = "") -> Float[Tensor, "cls d_embed"]:
+        """Unit representations of the classes under their prompts, after a trigger's word if one is given."""
+        if word not in self._vectors:
+            self._vectors[word] = self.prompts_.vectors(word=word)
+        return self._vectors[word]
+
+    def save(self, folder: Path) -> None:
+        """Write the contexts and how they were made."""
+        self.prompts_.save(folder, defense="cbpt", settings=self.settings())
+
+    @classmethod
+    def load(cls, folder: Path, model: HookedCLIP) -> Self:
+        """A defense that was saved for this model; raises what :meth:`ClassPrompts.load` does."""
+        prompts = ClassPrompts.load(folder, model)
+        settings = dict(read_card(folder).get("settings", {}))
+        inversion = Inversion(**settings.pop("inversion", {}))
+        loaded = cls(**settings, inversion=inversion)
+        loaded.model_, loaded.prompts_, loaded.class_names_ = model, prompts, prompts.class_names
+        loaded._vectors = {}
+        return loaded
+
+    def _tune(self, images: Tensor, labels: Tensor) -> None:
+        device = self.model_.device
+        with torch.no_grad():
+            bank = torch.cat([self._features(part.to(device)) for part in images.split(BATCH_SIZE)])
+        labels = labels.to(device)
+
+        def losses(rows: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            vectors = self.prompts_.vectors(recompute=len(self.class_names_) >= RECOMPUTE_FROM)
+            clean, truth = self._log_probabilities(bank[rows], vectors), labels[rows]
+            right = F.nll_loss(clean, truth, reduction="sum")
+            if epoch < self.warmup:
+                return right / self.batch_size, {"cross_entropy": right.detach()}
+            wanted = clean.detach().scatter(1, truth[:, None], -torch.inf).argmax(1)
+            bad = self._log_probabilities(self._perturbed(images[rows], rows, wanted, bank, labels, generator), vectors)
+            entropy = right + F.nll_loss(bad, truth, reduction="sum")
+            pushed = -torch.log1p(-bad.gather(1, wanted[:, None]).exp().clamp(max=1 - 1e-6)).sum()
+            weight, given = clean.detach().gather(1, truth[:, None])[:, 0].exp(), clean.detach()
+            aligned = (weight * F.kl_div(bad, given, reduction="none", log_target=True).sum(1)).sum()
+            parts = {"cross_entropy": entropy, "backdoor": pushed, "alignment": aligned}
+            total = (torch.stack(list(parts.values())) * torch.tensor(self.weights, device=device)).sum()
+            taken = (bad.argmax(1) == wanted).sum()
+            return total / self.batch_size, {key: value.detach() for key, value in parts.items()} | {"fooled": taken}
+
+        run = {key: value for key, value in self.settings().items() if key not in asdict(self._tuning())}
+        run |= {"base": self.prompts_.base, "chosen": self.chosen_.tolist(), "classes": self.class_names_}
+        self.history_ = self._tuning().tune(
+            self.prompts_, len(labels), losses, "cbpt", self.progress, self.checkpoint, run
+        )
+
+    def _perturbed(
+        self, images: Tensor, rows: Tensor, wanted: Tensor, bank: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Unit features of pictures under the noise that takes them towards class ``wanted``."""
+        images = images.to(bank.device)
+        positive = self.inversion.positive(bank[rows], wanted, bank, labels, generator)
+        noise = invert_trigger(self.model_, images, positive, self.inversion, bf16=self.bf16)
+        std = torch.tensor(self.model_.std, device=images.device)[:, None, None]
+        with torch.no_grad():
+            return self._features(images + noise / std)
+
+    def _features(self, images: Tensor) -> Tensor:
+        with lean(self.model_.device, self.bf16):
+            return self.model_.encode_image(images, normalize=True).float()
+
+    def _log_probabilities(self, features: Tensor, vectors: Tensor) -> Float[Tensor, "batch cls"]:
+        return F.log_softmax(self.model_.logit_scale.detach() * features @ vectors.T, dim=1)
+
+    def _tuning(self) -> Tuning:
+        return Tuning(self.epochs, self.batch_size, self.lr, self.momentum, self.seed)
