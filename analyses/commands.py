@@ -80,7 +80,7 @@ def factors(
 
 
 def study(
-    defense: Annotated[str, typer.Argument(help="rvpt, vpt or linear-probe.")],
+    defense: Annotated[str, typer.Argument(help="rvpt, vpt, cbpt or linear-probe.")],
     model: Annotated[list[str], typer.Option(help="Backdoored models. May be repeated.")],
     vary: Annotated[
         list[str] | None, typer.Option(help="Settings to try, e.g. alpha=0,1,2; repeated ones are combined.")

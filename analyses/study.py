@@ -26,13 +26,16 @@ from clip_decomp.cli.run import Subject, open_subject
 from clip_decomp.data import open_data
 from clip_decomp.data.sets import DataSet
 from clip_decomp.errors import DataError, SettingError
-from clip_decomp.evaluation import Classifier, Encoder, evaluate, require_attack
+from clip_decomp.evaluation import Classifier, Encoder, PromptedClassifier, evaluate, require_attack
 from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.results import prefix, write_json
-from defenses import RVPT, LinearProbe
+from defenses import CBPT, RVPT, LinearProbe
 from defenses.few_shot import WORLD_PICTURES
+from defenses.inversion import Inversion
 
 _MEASURES = ("asr", "ca", "pa")
+#: Settings that begin so are CBPT's inner loop's: ``inversion-budget=1,2``.
+_INNER = "inversion_"
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Fit:
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         return f"{self.model.replace('/', '-')}-{self.defense}-{digest[:16]}.json"
 
-    def made(self, checkpoint: Path | None = None) -> RVPT | LinearProbe:
+    def made(self, checkpoint: Path | None = None) -> RVPT | LinearProbe | CBPT:
         """The defense before it is fitted.
 
         Args:
@@ -74,11 +77,17 @@ class Fit:
         Raises:
             SettingError: it does not know one of the settings, refuses its value, or needs the target class.
         """
-        if self.without_target and self.defense == "linear-probe":
-            raise SettingError("A linear probe never predicts a class that it was not fitted to: keep the target.")
+        if self.without_target and self.defense not in ("rvpt", "vpt"):
+            raise SettingError(f"{self.defense} never predicts a class that it was not fitted to: keep the target.")
         try:
             if self.defense == "linear-probe":
                 return LinearProbe(**self.settings, seed=self.seed)
+            if self.defense == "cbpt":
+                inner = {
+                    key.removeprefix(_INNER): value for key, value in self.settings.items() if key.startswith(_INNER)
+                }
+                outer = {key: value for key, value in self.settings.items() if not key.startswith(_INNER)}
+                return CBPT(**outer, inversion=Inversion(**inner), seed=self.seed, checkpoint=checkpoint)
             alpha = {"alpha": 0.0} if self.defense == "vpt" else {}
             return RVPT(**alpha, **self.settings, seed=self.seed, checkpoint=checkpoint)
         except TypeError as error:
@@ -190,7 +199,7 @@ def _undefended(
 
 
 def _numbers(
-    encoder: Encoder | Classifier,
+    encoder: Encoder | Classifier | PromptedClassifier,
     subject: Subject,
     tests: Sequence[str],
     template: str | None,
@@ -228,10 +237,10 @@ def _measured(fit: Fit, data: str | None, device: str, unfinished: Path) -> dict
     if fit.template is not None:
         train = replace(train, templates=(fit.template,))
     start = time.perf_counter()
-    if isinstance(defense, LinearProbe):
-        defense.fit(model, train)
-    else:
+    if isinstance(defense, RVPT):
         defense.fit(model, train, without=(target,) if fit.without_target else ())
+    else:
+        defense.fit(model, train)
     seconds = time.perf_counter() - start
     after = _numbers(defense, subject, fit.tests, fit.template, fit.images)
     return {

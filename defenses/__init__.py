@@ -9,9 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cbpt import CBPT
     from .decomp_det import DecompDet
     from .decomp_rep import DecompRep
     from .decomp_rep_total import DecompRepTotal
+    from .inversion import invert_trigger
     from .linear_probe import LinearProbe
     from .rvpt import RVPT
 
@@ -21,9 +23,11 @@ _HOMES = {
     "DecompRepTotal": ".decomp_rep_total",
     "LinearProbe": ".linear_probe",
     "RVPT": ".rvpt",
+    "CBPT": ".cbpt",
+    "invert_trigger": ".inversion",
 }
 
-__all__ = ["RVPT", "DecompDet", "DecompRep", "DecompRepTotal", "LinearProbe"]
+__all__ = ["CBPT", "RVPT", "DecompDet", "DecompRep", "DecompRepTotal", "LinearProbe", "invert_trigger"]
 
 
 def __getattr__(name: str) -> Any:

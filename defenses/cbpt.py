@@ -135,7 +135,7 @@ class CBPT:
         finally:
             for each in frozen:
                 each.requires_grad_(True)
-        self._vectors = {}
+        self.vectors_ = {}
         return self
 
     @property
@@ -154,9 +154,9 @@ class CBPT:
     @torch.no_grad()
     def class_vectors(self, word: str = "") -> Float[Tensor, "cls d_embed"]:
         """Unit representations of the classes under their prompts, after a trigger's word if one is given."""
-        if word not in self._vectors:
-            self._vectors[word] = self.prompts_.vectors(word=word)
-        return self._vectors[word]
+        if word not in self.vectors_:
+            self.vectors_[word] = self.prompts_.vectors(word=word)
+        return self.vectors_[word]
 
     def save(self, folder: Path) -> None:
         """Write the contexts and how they were made."""
@@ -170,7 +170,7 @@ class CBPT:
         inversion = Inversion(**settings.pop("inversion", {}))
         loaded = cls(**settings, inversion=inversion)
         loaded.model_, loaded.prompts_, loaded.class_names_ = model, prompts, prompts.class_names
-        loaded._vectors = {}
+        loaded.vectors_ = {}
         return loaded
 
     def _tune(self, images: Tensor, labels: Tensor) -> None:

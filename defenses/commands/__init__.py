@@ -13,6 +13,7 @@ _detect = typer.Typer(help="Score inputs, and measure how well triggered ones st
 _defend.command("decomp-rep")(decomp.decomp_rep)
 _defend.command("rvpt")(prompts.rvpt)
 _defend.command("vpt")(prompts.vpt)
+_defend.command("cbpt")(prompts.cbpt)
 _detect.command("decomp-det")(decomp.decomp_det)
 _bench.command("rvpt")(bench.rvpt)
 

@@ -1,9 +1,9 @@
-"""RVPT and VPT on the command line."""
+"""Tuned prompts on the command line: RVPT, VPT and CBPT."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,10 @@ from clip_decomp.cli.run import Attack, Clock, Data, Device, Force, Images, Json
 from clip_decomp.results import Results, prefix, scale_of
 
 from .subjects import attacked, compared
+
+if TYPE_CHECKING:
+    from ..cbpt import CBPT
+    from ..rvpt import RVPT
 
 TuneOn = Annotated[
     str | None, typer.Option(help="Data whose training pictures are tuned on; the test data's by default.")
@@ -51,10 +55,13 @@ def rvpt(
     as_json: Json = False,
 ) -> None:
     """RVPT: tune visual prompts on a few clean pictures to keep the classes apart and repel everything else."""
+    from ..rvpt import RVPT
+
     settings = {"alpha": alpha, "margin": margin, "shots": shots, "length": length, "depth": depth}
     settings |= {"count_from": count_from, "epochs": epochs, "batch_size": batch_size, "lr": lr}
+    defense = RVPT(**settings, seed=seed, checkpoint=_checkpoint(out))
     subject = (model, data, attack, target, images, seed, device)
-    _tuned("rvpt", settings, subject, tune_on, template, without_target, out, force, as_json)
+    _tuned("rvpt", defense, subject, tune_on, template, without_target, out, force, as_json)
 
 
 def vpt(
@@ -80,15 +87,61 @@ def vpt(
     as_json: Json = False,
 ) -> None:
     """VPT: the same prompts, tuned to keep the classes apart alone (RVPT with alpha 0)."""
+    from ..rvpt import RVPT
+
     settings = {"alpha": 0.0, "shots": shots, "length": length, "depth": depth}
     settings |= {"count_from": count_from, "epochs": epochs, "batch_size": batch_size, "lr": lr}
+    defense = RVPT(**settings, seed=seed, checkpoint=_checkpoint(out))
     subject = (model, data, attack, target, images, seed, device)
-    _tuned("vpt", settings, subject, tune_on, template, without_target, out, force, as_json)
+    _tuned("vpt", defense, subject, tune_on, template, without_target, out, force, as_json)
+
+
+def cbpt(
+    model: Model,
+    data: Data = None,
+    tune_on: TuneOn = None,
+    attack: Attack = None,
+    target: Target = None,
+    images: Images = None,
+    shots: Shots = 16,
+    length: Annotated[int, typer.Option(help="Context tokens a class.")] = 4,
+    position: Annotated[str, typer.Option(help="Where the class's name stands: front, middle or end.")] = "end",
+    shared: Annotated[bool, typer.Option("--shared", help="One context for all classes.")] = False,
+    words: Annotated[str | None, typer.Option(help="What contexts start as; random by default.")] = None,
+    epochs: Epochs = 20,
+    warmup: Annotated[int, typer.Option(help="First epochs, on the clean cross-entropy alone.")] = 5,
+    batch_size: BatchSize = 32,
+    lr: Annotated[float, typer.Option(help="Learning rate of SGD, for losses averaged over the batch.")] = 2e-3,
+    norm: Annotated[str, typer.Option(help="Of the inverted triggers: l2 or linf.")] = "l2",
+    budget: Annotated[float, typer.Option(help="Their largest norm, in pixel units (0..1).")] = 2.0,
+    steps: Annotated[int, typer.Option(help="Of inversion, a picture.")] = 10,
+    positives: Annotated[str, typer.Option(help="Pictures aimed at: farthest, nearest or random.")] = "farthest",
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """CBPT: tune class-wise text prompts against inverted triggers, on a few clean pictures."""
+    from ..cbpt import CBPT
+    from ..inversion import Inversion
+
+    inner = {"norm": norm, "budget": budget, "steps": steps, "positives": positives}
+    settings: dict[str, Any] = {"shots": shots, "length": length, "position": position, "shared": shared}
+    settings |= {"words": words, "epochs": epochs, "warmup": warmup, "batch_size": batch_size, "lr": lr}
+    defense = CBPT(**settings, inversion=Inversion(**inner), seed=seed, checkpoint=_checkpoint(out))
+    subject = (model, data, attack, target, images, seed, device)
+    _tuned("cbpt", defense, subject, tune_on, None, False, out, force, as_json)
+
+
+def _checkpoint(out: Path | None) -> Path | None:
+    """Where a run that is interrupted goes on."""
+    return None if out is None else out / "tuning"
 
 
 def _tuned(
     name: str,
-    settings: dict[str, Any],
+    defense: RVPT | CBPT,
     subject_of: tuple[Any, ...],
     tune_on: str | None,
     template: str | None,
@@ -107,8 +160,6 @@ def _tuned(
     from ..rvpt import RVPT
 
     clock, seed = Clock(), subject_of[5]
-    # Complains before anything is loaded; an interrupted run with the same folder goes on.
-    defense = RVPT(**settings, seed=seed, checkpoint=None if out is None else out / "tuning")
     subject = attacked(*subject_of)
     test, target = subject.data.test, subject.target
     where = tune_on or subject_of[1] or subject.model.card.get("data")
@@ -123,7 +174,10 @@ def _tuned(
         require_attack(before)
     start = clock()
     without = (target,) if without_target and target is not None else ()
-    defense.fit(subject.model, train, without=without)
+    if isinstance(defense, RVPT):
+        defense.fit(subject.model, train, without=without)
+    else:
+        defense.fit(subject.model, train)
     tuning = clock() - start
     after = evaluate(defense, test, subject.trigger, target, progress=True)
     if out is not None:
@@ -131,14 +185,13 @@ def _tuned(
     metrics = before.metrics(prefix(test.name, subject.attack, "none"))
     metrics |= after.metrics(prefix(test.name, subject.attack, name))
     described = {**subject.settings(), "templates": list(test.templates), "tuned_on": train.name, "without": without}
-    described |= defense.settings() | {"blocks": defense.prompts_.blocks, "tuning_seconds": round(tuning, 1)}
-    described["parameters"] = defense.prompts_.count
+    described |= defense.settings() | {"parameters": defense.parameters, "tuning_seconds": round(tuning, 1)}
+    if isinstance(defense, RVPT):
+        described["blocks"] = defense.prompts_.blocks
     counts = {**subject.counts(), "tuned": len(defense.chosen_)}
     results = Results(f"defend {name}", scale_of(test.name), seed, described, counts, metrics, clock())
     rows = compared(before, after)
-    last = defense.history_[-1]
-    rows += [
-        ("tuned", f"{len(defense.chosen_)} pictures, {defense.prompts_.count:,} parameters, {tuning:.0f} s"),
-        ("cosine with the original class tokens", f"{defense.history_[0]['cosine']:.3f}  ->  {last['cosine']:.3f}"),
-    ]
+    rows.append(("tuned", f"{len(defense.chosen_)} pictures, {defense.parameters:,} parameters, {tuning:.0f} s"))
+    first, last = defense.history_[0], defense.history_[-1]
+    rows += [(key.replace("_", " "), f"{first.get(key, value):.3f}  ->  {value:.3f}") for key, value in last.items()]
     finish(results, out, as_json, rows)

@@ -7,7 +7,7 @@ import pytest
 
 import clip_decomp
 from clip_decomp.cli import main
-from defenses import RVPT
+from defenses import CBPT, RVPT
 
 SMALL = ["--shots", "1", "--length", "2", "--epochs", "1", "--images", "52"]
 
@@ -39,6 +39,23 @@ def test_a_defense_is_measured_before_and_after_and_kept(call, name, tmp_path):
     assert found["counts"]["tuned"] == 26
     loaded = RVPT.load(tmp_path / "prompts", clip_decomp.load("world/badnet"))
     assert loaded.prompts_.length == 2
+
+
+def test_cbpt_from_the_command_line_and_in_a_study(call, tmp_path):
+    few = ["--model", "world/badnet", "--images", "52", "--out", str(tmp_path)]
+    call(
+        "defend", "cbpt", *few, "--shots", "2", "--epochs", "2", "--warmup", "1", "--steps", "1", "--position", "middle"
+    )
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert 0 <= found["metrics"]["world/badnet/cbpt/asr"] <= 1
+    assert found["settings"]["parameters"] == 26 * 4 * 128
+    assert found["settings"]["position"] == "middle"
+    assert CBPT.load(tmp_path / "prompts", clip_decomp.load("world/badnet")).inversion.steps == 1
+    vary = ["--vary", "shots=1", "--vary", "epochs=1", "--vary", "warmup=0", "--vary", "inversion-steps=1"]
+    call("study", "cbpt", *few, *vary, "--seeds", "1")
+    found = json.loads((tmp_path / "results.json").read_text())["metrics"]
+    assert "world/badnet/cbpt/asr;epochs=1;inversion_steps=1;shots=1;warmup=0" in found
+    assert "does not know" in call("study", "cbpt", *few, "--vary", "inversion-colour=1", code=1)
 
 
 def test_tuning_on_one_set_and_measuring_on_another(call, tmp_path):
