@@ -1,4 +1,4 @@
-"""The analyses' commands: ``clip-decomp demo | readout | factors | study | repelling``."""
+"""The analyses' commands: ``clip-decomp demo | readout | factors | study | repelling | adversarial``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     app.command()(factors)
     app.command()(study)
     app.command()(repelling)
+    app.command()(adversarial)
 
 
 def demo(
@@ -189,3 +190,53 @@ def repelling(
 
 def _table(rows: list[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"perturbation, defense": name, "class token": text} for name, text in rows]
+
+
+def adversarial(
+    model: Model,
+    rvpt: Annotated[Path, typer.Option(help="Prompts that 'clip-decomp defend rvpt --out' wrote.")],
+    shots: Annotated[int, typer.Option(help="Training pictures a class, of adversarial prompt tuning.")] = 16,
+    epochs: Annotated[int, typer.Option(help="Passes over them.")] = 50,
+    budget: Annotated[float, typer.Option(help="Largest change of a pixel value, of 255.")] = 8.0,
+    steps: Annotated[int, typer.Option(help="Of projected gradient descent.")] = 10,
+    data: Data = None,
+    images: Images = 500,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Accuracy under adversarial noise (PGD) of the undefended model, RVPT and adversarial prompt tuning."""
+    from clip_decomp.cli.run import open_subject
+    from clip_decomp.data import open_data
+    from clip_decomp.errors import DataError
+    from clip_decomp.evaluation import evaluate, interval_metrics
+    from clip_decomp.results import prefix, scale_of
+    from defenses import RVPT
+    from defenses.adv_pt import AdvPT
+    from defenses.few_shot import WORLD_PICTURES
+    from defenses.robustness import pgd_accuracy
+
+    clock = Clock()
+    tuned = AdvPT(shots=shots, epochs=epochs, budget=budget / 255, steps=steps, seed=seed, progress=not as_json)
+    subject = open_subject(model, data, None, None, images, seed, device)
+    test, scale = subject.data.test, subject.model.logit_scale.item()
+    defended = RVPT.load(rvpt, subject.model)
+    train = open_data(
+        data or subject.model.card["data"], subject.model.visual.image_size, seed, train=WORLD_PICTURES
+    ).train
+    if train is None:
+        raise DataError(f"{test.name} has no training pictures to tune prompts on.")
+    tuned.fit(subject.model, train)
+    metrics: dict[str, float] = {}
+    rows = [("", f"clean accuracy; accuracy under PGD, {steps} steps, {budget:g}/255")]
+    for name, each in (("none", subject.model), ("rvpt", defended), ("advpt", tuned)):
+        clean = evaluate(each, test).clean_accuracy
+        noisy = pgd_accuracy(each, test, scale, budget / 255, steps, seed, progress=None if as_json else name)
+        start = prefix(test.name, "clean", name)
+        metrics |= interval_metrics(start, {"ca": clean, "ca;attack=pgd": noisy})
+        rows.append((name, f"{clean}; {noisy}"))
+    settings = {**subject.settings(), "budget": budget / 255, "steps": steps}
+    settings |= {"rvpt": defended.settings(), "advpt": tuned.settings()}
+    results = Results("adversarial", scale_of(test.name), seed, settings, subject.counts(), metrics, clock())
+    finish(results, out, as_json, rows)

@@ -41,15 +41,16 @@ from clip_decomp.prompts.classwise import ClassPrompts, Position
 from clip_decomp.prompts.stored import read_card
 from clip_decomp.training.lean import lean
 
+from .defended import TextSideDefense
 from .few_shot import FewShots
 from .inversion import Inversion, invert_trigger
-from .tuning import Tuning
+from .tuning import Tuning, frozen
 
 #: With more classes the text tower's activations are computed again in the backward pass instead of kept.
 RECOMPUTE_FROM = 128
 
 
-class CBPT:
+class CBPT(TextSideDefense):
     """A model whose classes are told by tuned class-wise text prompts.
 
     Args:
@@ -123,40 +124,14 @@ class CBPT:
             TrainingFailed: a loss that is not finite.
         """
         chosen = FewShots.of(model, images, labels, class_names, self.shots, self.seed)
-        self.model_, self.class_names_, self.chosen_ = model, chosen.class_names, chosen.places
-        self.prompts_ = ClassPrompts(
-            model, chosen.class_names, self.length, self.position, self.shared, self.words, self.seed
+        self.chosen_ = chosen.places
+        names = chosen.class_names
+        self._prompted(
+            model, ClassPrompts(model, names, self.length, self.position, self.shared, self.words, self.seed)
         )
-        frozen = [each for each in model.clip.parameters() if each.requires_grad]
-        for each in frozen:
-            each.requires_grad_(False)
-        try:
+        with frozen(model.clip):
             self._tune(chosen.images, chosen.labels)
-        finally:
-            for each in frozen:
-                each.requires_grad_(True)
-        self.vectors_ = {}
         return self
-
-    @property
-    def parameters(self) -> int:
-        """How many values were tuned."""
-        return self.prompts_.count
-
-    def normalize(self, pixels: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch 3 row column"]:
-        """The model's own pixel normalization."""
-        return self.model_.normalize(pixels)
-
-    def encode_image(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch d_embed"]:
-        """The model's own image representations."""
-        return self.model_.encode_image(images)
-
-    @torch.no_grad()
-    def class_vectors(self, word: str = "") -> Float[Tensor, "cls d_embed"]:
-        """Unit representations of the classes under their prompts, after a trigger's word if one is given."""
-        if word not in self.vectors_:
-            self.vectors_[word] = self.prompts_.vectors(word=word)
-        return self.vectors_[word]
 
     def save(self, folder: Path) -> None:
         """Write the contexts and how they were made."""
@@ -169,8 +144,7 @@ class CBPT:
         settings = dict(read_card(folder).get("settings", {}))
         inversion = Inversion(**settings.pop("inversion", {}))
         loaded = cls(**settings, inversion=inversion)
-        loaded.model_, loaded.prompts_, loaded.class_names_ = model, prompts, prompts.class_names
-        loaded.vectors_ = {}
+        loaded._prompted(model, prompts)
         return loaded
 
     def _tune(self, images: Tensor, labels: Tensor) -> None:

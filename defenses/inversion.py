@@ -40,6 +40,8 @@ from clip_decomp.model import HookedCLIP
 from clip_decomp.training.lean import lean
 from clip_decomp.zeroshot import class_vectors
 
+from .tuning import frozen
+
 Norm = Literal["l2", "linf"]
 Positives = Literal["farthest", "nearest", "random"]
 
@@ -121,10 +123,7 @@ def invert_trigger(
         target = class_vectors(model, [target])
     std = torch.tensor(model.std, device=images.device)[:, None, None]
     low, high = (model.normalize(torch.full_like(images[:1], value)) for value in (0.0, 1.0))
-    weights = [each for each in model.clip.parameters() if each.requires_grad]
-    for each in weights:
-        each.requires_grad_(False)
-    try:
+    with frozen(model.clip):
         with torch.no_grad(), lean(model.device, bf16):
             negative = model.encode_image(images, normalize=True).float()
         positive, scale = target.to(negative).expand_as(negative), model.logit_scale.detach()
@@ -139,7 +138,4 @@ def invert_trigger(
             noise = settings.step(noise.detach(), gradient)
             if not universal:  # within every picture's pixels
                 noise = ((images + noise / std).clamp(low, high) - images) * std
-    finally:
-        for each in weights:
-            each.requires_grad_(True)
     return noise

@@ -52,7 +52,7 @@ from clip_decomp.zeroshot import class_vectors
 from .defended import ImageSideDefense
 from .few_shot import FewShots
 from .prefix import Prefix, class_tokens
-from .tuning import Tuning
+from .tuning import Tuning, frozen
 
 #: Changes normalized pictures of a batch, given a generator, each time they are seen.
 Augment = Callable[[Float[Tensor, "batch 3 row column"], torch.Generator], Float[Tensor, "batch 3 row column"]]
@@ -229,10 +229,8 @@ class RVPT(ImageSideDefense):
 
     def _tune(self, pixels: Tensor, labels: Tensor, vectors: Tensor, augment: Augment | None) -> None:
         tower, device = self.model_.visual, self.model_.device
-        first, frozen = self.prompts_.blocks[0], [each for each in tower.parameters() if each.requires_grad]
-        for each in frozen:
-            each.requires_grad_(False)
-        try:
+        first = self.prompts_.blocks[0]
+        with frozen(tower):
             kept = None if augment else Prefix.of(tower, pixels, first, self.cache, self.bf16, self.progress)
 
             def losses(rows: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -252,9 +250,6 @@ class RVPT(ImageSideDefense):
             self.history_ = self._tuning().tune(
                 self.prompts_, len(labels), losses, label, self.progress, self.checkpoint, run
             )
-        finally:
-            for each in frozen:
-                each.requires_grad_(True)
 
     def _tuning(self) -> Tuning:
         return Tuning(self.epochs, self.batch_size, self.lr, self.momentum, self.seed)

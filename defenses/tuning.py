@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,19 @@ from clip_decomp.training.schedule import cosine
 
 #: Loss of some pictures (of several processes' ones, the sum counts), and sums over them of what to report.
 Losses = Callable[[Tensor, int, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """For the time being no parameter of a module asks for a gradient."""
+    asking = [each for each in module.parameters() if each.requires_grad]
+    for each in asking:
+        each.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for each in asking:
+            each.requires_grad_(True)
 
 
 @dataclass(frozen=True)

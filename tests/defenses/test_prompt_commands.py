@@ -121,3 +121,12 @@ def test_repelling_compares_a_label_only_tower_with_the_undefended_and_tuned_one
     # Without prompts before them, the first blocks' features are the undefended ones'.
     key = "pr;perturbation=badnet;token=class;layer=1"
     assert found[f"world/badnet/rvpt/{key}"] == pytest.approx(found[f"world/badnet/none/{key}"], abs=1e-6)
+
+
+def test_accuracy_under_adversarial_noise_is_compared(call, tmp_path):
+    call("defend", "rvpt", "--model", "world/badnet", *SMALL, "--out", str(tmp_path / "rvpt"))
+    prompts = ["--rvpt", str(tmp_path / "rvpt" / "prompts"), "--shots", "1", "--epochs", "1", "--steps", "1"]
+    call("adversarial", "--model", "world/badnet", *prompts, "--images", "26", "--out", str(tmp_path / "pgd"))
+    found = json.loads((tmp_path / "pgd" / "results.json").read_text())["metrics"]
+    for defense in ("none", "rvpt", "advpt"):
+        assert found[f"world/clean/{defense}/ca;attack=pgd"] < found[f"world/clean/{defense}/ca"]
