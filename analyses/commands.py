@@ -214,7 +214,7 @@ def adversarial(
     from clip_decomp.results import prefix, scale_of
     from defenses import RVPT
     from defenses.adv_pt import AdvPT
-    from defenses.few_shot import WORLD_PICTURES
+    from defenses.few_shot import world_pictures
     from defenses.robustness import pgd_accuracy
 
     clock = Clock()
@@ -223,7 +223,7 @@ def adversarial(
     test, scale = subject.data.test, subject.model.logit_scale.item()
     defended = RVPT.load(rvpt, subject.model)
     train = open_data(
-        data or subject.model.card["data"], subject.model.visual.image_size, seed, train=WORLD_PICTURES
+        data or subject.model.card["data"], subject.model.visual.image_size, seed, train=world_pictures(shots)
     ).train
     if train is None:
         raise DataError(f"{test.name} has no training pictures to tune prompts on.")

@@ -30,7 +30,7 @@ from clip_decomp.evaluation import Classifier, Encoder, PromptedClassifier, eval
 from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.results import prefix, write_json
 from defenses import CBPT, RVPT, LinearProbe
-from defenses.few_shot import WORLD_PICTURES
+from defenses.few_shot import world_pictures
 from defenses.inversion import Inversion
 
 _MEASURES = ("asr", "ca", "pa")
@@ -185,8 +185,8 @@ def _subject(model: str, data: str | None, images: int | None, device: str) -> S
 
 
 @lru_cache(maxsize=4)
-def _data(spec: str, side: int, images: int | None) -> DataSet:
-    return open_data(spec, side, test=images, train=WORLD_PICTURES)
+def _data(spec: str, side: int, images: int | None, shots: int | None = None) -> DataSet:
+    return open_data(spec, side, test=images, train=world_pictures(shots))
 
 
 @lru_cache(maxsize=8)
@@ -231,7 +231,7 @@ def _measured(fit: Fit, data: str | None, device: str, unfinished: Path) -> dict
         raise DataError(f"{fit.model} is another model by now.")
     defense = fit.made(unfinished)
     before = _undefended(fit.model, fit.tests, fit.template, data, fit.images, device)
-    train = _data(fit.tuned_on, model.visual.image_size, fit.images).train
+    train = _data(fit.tuned_on, model.visual.image_size, fit.images, defense.shots).train
     if train is None:
         raise DataError(f"{fit.tuned_on} has no training pictures to tune on.")
     if fit.template is not None:

@@ -18,8 +18,15 @@ from clip_decomp.data.sets import PLAIN_TEMPLATE, ImageSet
 from clip_decomp.errors import DataError, SettingError
 from clip_decomp.model import HookedCLIP
 
-#: Training pictures of the world to choose shots from: it can draw any number.
-WORLD_PICTURES = 4000
+
+def world_pictures(shots: int | None) -> int:
+    """How many training pictures of the world to draw, so that every class has enough: it has any number.
+
+    Example:
+        >>> world_pictures(16), world_pictures(400)
+        (4000, 16000)
+    """
+    return max(4000, 40 * (shots or 0))
 
 
 @dataclass(frozen=True)

@@ -156,14 +156,14 @@ def _tuned(
     from clip_decomp.errors import DataError
     from clip_decomp.evaluation import evaluate, require_attack
 
-    from ..few_shot import WORLD_PICTURES
+    from ..few_shot import world_pictures
     from ..rvpt import RVPT
 
     clock, seed = Clock(), subject_of[5]
     subject = attacked(*subject_of)
     test, target = subject.data.test, subject.target
     where = tune_on or subject_of[1] or subject.model.card.get("data")
-    opened = open_data(where, subject.model.visual.image_size, seed, train=WORLD_PICTURES)
+    opened = open_data(where, subject.model.visual.image_size, seed, train=world_pictures(defense.shots))
     if opened.train is None:
         raise DataError(f"{where} has no training pictures to tune prompts on: name others with --tune-on.")
     train = opened.train
