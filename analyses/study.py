@@ -157,6 +157,8 @@ def rows(measured: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
                 for key, name in zip(_MEASURES, ("ASR", "clean accuracy", "poisoned accuracy"), strict=True)
             ]
             lines.append((f"{what}: {test} ({len(fits)} seeds)", "; ".join(shown)))
+        cost = f"{fits[0]['pictures']} pictures, {fits[0]['parameters']:,} parameters"
+        lines.append(("  tuned", f"{cost}, {mean(each['seconds'] for each in fits):.0f} s"))
     return lines
 
 

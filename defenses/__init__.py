@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .decomp_det import DecompDet
     from .decomp_rep import DecompRep
     from .decomp_rep_total import DecompRepTotal
+    from .fine_tune import CleanCLIP, FineTune
     from .inversion import invert_trigger
     from .linear_probe import LinearProbe
     from .rvpt import RVPT
@@ -24,10 +25,22 @@ _HOMES = {
     "LinearProbe": ".linear_probe",
     "RVPT": ".rvpt",
     "CBPT": ".cbpt",
+    "CleanCLIP": ".fine_tune",
+    "FineTune": ".fine_tune",
     "invert_trigger": ".inversion",
 }
 
-__all__ = ["CBPT", "RVPT", "DecompDet", "DecompRep", "DecompRepTotal", "LinearProbe", "invert_trigger"]
+__all__ = [
+    "CBPT",
+    "RVPT",
+    "CleanCLIP",
+    "DecompDet",
+    "DecompRep",
+    "DecompRepTotal",
+    "FineTune",
+    "LinearProbe",
+    "invert_trigger",
+]
 
 
 def __getattr__(name: str) -> Any:

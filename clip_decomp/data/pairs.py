@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
+from ..errors import DataError
+
 SILENT, UNKNOWN = -1, -2
 
 
@@ -89,3 +91,51 @@ def matches(truth: Int[Tensor, "image fact"], said: Int[Tensor, "caption fact"])
 def step_generator(seed: int, step: int) -> torch.Generator:
     """A generator that depends on seed and step alone."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+class FirstPairs:
+    """The first pairs of a stream, kept in memory and passed over again and again in another order: a finite budget.
+
+    Args:
+        count: how many.
+
+    Raises:
+        DataError: the stream has fewer.
+    """
+
+    def __init__(self, stream: PairStream, count: int, seed: int = 0):
+        if stream.length is not None and stream.length < count:
+            raise DataError(f"There are {stream.length} pairs, and {count} are asked for.")
+        self.stream, self.seed, self._kept = stream, seed, stream.batch(0, count)
+
+    @property
+    def length(self) -> int:
+        """Pairs of a pass."""
+        return len(self._kept.captions)
+
+    def describe(self, step: int, size: int) -> Description:
+        """The ``step``-th batch without its pictures."""
+        rows, kept = self._rows(step, size), self._kept
+        return Description([kept.captions[row] for row in rows.tolist()], kept.truth[rows], kept.said[rows], rows)
+
+    def batch(self, step: int, size: int, part: slice = slice(None)) -> PairBatch:
+        """The ``step``-th batch, or a part of it."""
+        described = self.describe(step, size).part(part)
+        return PairBatch(**vars(described), images=self._kept.images[described.rows])
+
+    def showing(self, fact: int, step: int, size: int) -> PairBatch:
+        """Pictures of one class, of the whole stream's."""
+        return self.stream.showing(fact, step, size)
+
+    def corpus(self) -> list[str]:
+        """The kept captions."""
+        return self._kept.captions
+
+    def _rows(self, step: int, size: int) -> Int[Tensor, " batch"]:
+        found, first = [], step * size
+        while first < (step + 1) * size:
+            epoch, place = divmod(first, self.length)
+            order = torch.randperm(self.length, generator=step_generator(self.seed, epoch))
+            found.append(order[place : place + (step + 1) * size - first])
+            first += len(found[-1])
+        return torch.cat(found)

@@ -26,7 +26,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from open_clip.model import CLIP
 from open_clip.transformer import PatchDropout, VisionTransformer
 from torch import Tensor, nn
@@ -72,15 +72,15 @@ class ContrastiveStep:
         positive = matches(*(facts if alone else processes.gather(*facts)))
         micro = _split(own.stop - own.start, self.settings.accumulate)
 
-        def encode(rows: slice) -> tuple[Tensor, Tensor]:
-            return self._encode(batch, rows, own.start, step)
+        def encode(rows: slice) -> tuple[Tensor, ...]:
+            return self.encode(batch, rows, own.start, step)
 
         cached = len(micro) > 1
         with torch.set_grad_enabled(not cached):
             parts = [encode(rows) for rows in micro]
         features = tuple(torch.cat([each.detach() for each in tower]) for tower in zip(*parts, strict=True))
         leaves = tuple(each.requires_grad_() for each in (features if alone else processes.gather(*features)))
-        loss = contrastive_loss(leaves[0], leaves[1], self.clip.logit_scale.exp(), positive)
+        loss = self.loss(leaves, positive)
         loss.backward()
         # Gradients are averaged over processes. The temperature's is the same in all of them; a feature's is in one.
         everyones = [cast(Tensor, leaf.grad) for leaf in leaves]
@@ -92,8 +92,14 @@ class ContrastiveStep:
         processes.average_gradients(self.clip)
         return processes.mean(loss.detach())
 
-    def _encode(self, batch: PairBatch, rows: slice, start: int, step: int) -> tuple[Tensor, Tensor]:
-        """Features of unit norm of some pairs of a batch whose first one is pair ``start`` of the step."""
+    def loss(self, features: tuple[Tensor, ...], positive: Bool[Tensor, "image text"]) -> Float[Tensor, ""]:
+        """The loss of what :meth:`encode` made of all pairs."""
+        return contrastive_loss(features[0], features[1], self.clip.logit_scale.exp(), positive)
+
+    def encode(self, batch: PairBatch, rows: slice, start: int, step: int) -> tuple[Tensor, ...]:
+        """Features of unit norm of some pairs of a batch whose first one is pair ``start`` of the step: of pictures,
+        then of captions; a subclass may add others.
+        """
         device = self._device
         pixels = self.normalize(batch.images[rows].to(device, non_blocking=True).float() / 255)
         tokens = self.tokenize(batch.captions[rows]).to(device)

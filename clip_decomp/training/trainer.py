@@ -52,6 +52,7 @@ def train(
     monitor: Callable[[CLIP, int], dict[str, float]] | None = None,
     progress: bool = True,
     run: Mapping[str, Any] | None = None,
+    step_type: type[ContrastiveStep] = ContrastiveStep,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place and return its log, one entry every 50 steps and at every checkpoint.
 
@@ -61,6 +62,7 @@ def train(
         folder: where checkpoints go; a run found there is resumed. Several processes must share it.
         monitor: extra measurements at every checkpoint, as ``monitor(model, step)``; the main process takes them.
         run: what makes this run another than one with the same settings, as JSON.
+        step_type: draws the batches and says what their loss is.
 
     Returns:
         ``step``, ``loss``, ``samples_per_second`` since the run was started or resumed, and ``seconds`` that training
@@ -73,7 +75,7 @@ def train(
     processes = launched(model.logit_scale.device)
     if processes.device is not None:
         model.to(processes.device)
-    loss_at = ContrastiveStep(model, tokenize, normalize, stream, settings, processes)
+    loss_at = step_type(model, tokenize, normalize, stream, settings, processes)
     optimizers = make_optimizers(model, settings)
     identity = {key: value for key, value in asdict(settings).items() if key not in _FREE} | dict(run or {})
     start, history = 0, []

@@ -101,10 +101,10 @@ RECIPES: dict[str, TrainRecipe | AttackRecipe] = {
         texts_of="world/clean",
     ),
     "world-labels/clean": TrainRecipe(
-        WorldPairs(seed=0, curriculum=600, class_only=1.0),
+        WorldPairs(seed=0, curriculum=400, class_only=1.0),
         Architecture(),
         TrainSettings(
-            steps=1200, batch_size=128, lr=1e-3, muon_lr=2e-3, decay=0.5, checkpoint_every=100, patch_dropout=0.5
+            steps=800, batch_size=128, lr=1e-3, muon_lr=2e-3, decay=0.5, checkpoint_every=100, patch_dropout=0.5
         ),
         texts_of="world/clean",
     ),

@@ -6,7 +6,7 @@ import typer
 
 from clip_decomp.cli.bench import app as _bench
 
-from . import bench, decomp, prompts
+from . import bench, decomp, fine_tuned, prompts
 
 _defend = typer.Typer(help="Take the backdoor out of a model, and measure before and after.", no_args_is_help=True)
 _detect = typer.Typer(help="Score inputs, and measure how well triggered ones stand out.", no_args_is_help=True)
@@ -14,6 +14,8 @@ _defend.command("decomp-rep")(decomp.decomp_rep)
 _defend.command("rvpt")(prompts.rvpt)
 _defend.command("vpt")(prompts.vpt)
 _defend.command("cbpt")(prompts.cbpt)
+_defend.command("finetune")(fine_tuned.finetune)
+_defend.command("cleanclip")(fine_tuned.cleanclip)
 _detect.command("decomp-det")(decomp.decomp_det)
 _bench.command("rvpt")(bench.rvpt)
 

@@ -130,3 +130,16 @@ def test_accuracy_under_adversarial_noise_is_compared(call, tmp_path):
     found = json.loads((tmp_path / "pgd" / "results.json").read_text())["metrics"]
     for defense in ("none", "rvpt", "advpt"):
         assert found[f"world/clean/{defense}/ca;attack=pgd"] < found[f"world/clean/{defense}/ca"]
+
+
+@pytest.mark.parametrize("name", ["finetune", "cleanclip"])
+def test_fine_tuning_from_the_command_line(call, name, tmp_path):
+    few = ["--count", "32", "--epochs", "1", "--batch-size", "16", "--images", "26", "--out", str(tmp_path)]
+    call("defend", name, "--model", "world/badnet", *few)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert 0 <= found["metrics"][f"world/badnet/{name}/asr"] <= 1
+    assert found["counts"]["tuned"] == 32
+    loaded = clip_decomp.load(tmp_path / "model")
+    assert loaded.trigger is not None
+    assert loaded.card["defense"]["name"] == name
+    assert "no preset" in call("defend", name, "--model", "world/badnet", "--preset", "large", code=1)
