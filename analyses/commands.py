@@ -102,6 +102,7 @@ def study(
     as_json: Json = False,
 ) -> None:
     """A tuned defense on several models, seeds, settings and test sets; an interrupted study goes on."""
+    from clip_decomp.errors import SettingError
     from clip_decomp.models.fingerprint import fingerprint
     from clip_decomp.models.loading import load
     from clip_decomp.results import scale_of
@@ -112,7 +113,10 @@ def study(
     fits = []
     for name in model:
         opened = load(name, device=check_device(device))
-        tests, tower = tuple(test or [data or opened.card["data"]]), fingerprint(opened)
+        where = data or opened.card.get("data")
+        if not test and where is None:
+            raise SettingError(f"{name}: say where its pictures are with --data or --test; its card does not.")
+        tests, tower = tuple(test or [where]), fingerprint(opened)
         fits += [
             Fit(name, tower, defense, each, seed, tune_on or tests[0], tests, images, text, without_target)
             for each in settings
@@ -149,6 +153,7 @@ def repelling(
     from clip_decomp.cli.run import open_subject
     from clip_decomp.errors import ModelError, SettingError
     from clip_decomp.models.loading import load
+    from clip_decomp.prompts.stored import read_card
     from clip_decomp.results import prefix, scale_of
     from defenses import RVPT
 
@@ -161,7 +166,11 @@ def repelling(
     tower, reference = subject.model.visual, load(labels_only, device=device)
     if (reference.visual.n_layers, reference.visual.d_model) != (tower.n_layers, tower.d_model):
         raise ModelError(f"{labels_only} is not of the shape of {model}: layers and width must be the same.")
-    tuned = {"RVPT": RVPT.load(rvpt, subject.model), "VPT": RVPT.load(vpt, subject.model)}
+    tuned = {}
+    for key, folder in (("RVPT", rvpt), ("VPT", vpt)):
+        if read_card(folder).get("defense") != key.lower():
+            raise SettingError(f"{folder} holds prompts of {read_card(folder).get('defense')}, not of {key}.")
+        tuned[key] = RVPT.load(folder, subject.model)
     models = {"labels only": reference, "undefended": subject.model} | {key: each.hooked for key, each in tuned.items()}
     found = compare(models, subject.data.test, (subject.attack, subject.trigger), progress=not as_json)
     metrics: dict[str, float] = {}

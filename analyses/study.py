@@ -33,6 +33,7 @@ from defenses import CBPT, RVPT, LinearProbe
 from defenses.few_shot import world_pictures
 from defenses.inversion import Inversion
 
+DEFENSES = ("rvpt", "vpt", "cbpt", "linear-probe")
 _MEASURES = ("asr", "ca", "pa")
 #: Settings that begin so are CBPT's inner loop's: ``inversion-budget=1,2``.
 _INNER = "inversion_"
@@ -77,6 +78,8 @@ class Fit:
         Raises:
             SettingError: it does not know one of the settings, refuses its value, or needs the target class.
         """
+        if self.defense not in DEFENSES:
+            raise SettingError(f"There is no study of {self.defense!r}: choose from {', '.join(DEFENSES)}.")
         if self.without_target and self.defense not in ("rvpt", "vpt"):
             raise SettingError(f"{self.defense} never predicts a class that it was not fitted to: keep the target.")
         try:
@@ -129,14 +132,23 @@ def run(fits: Iterable[Fit], data: str | None, folder: Path, device: str = "cpu"
 
 
 def metrics(measured: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means over seeds by the names of ``results.json``, and standard deviations under ``<name>/std``."""
+    """Means over seeds by the names of ``results.json``, and standard deviations under ``<name>/std``.
+
+    Names carry the model where two models share an attack.
+    """
     together: dict[str, list[float]] = {}
+    several = len({each["attack"] for each in measured}) < len({each["fit"]["model"] for each in measured})
     for each in measured:
         fit, attack = each["fit"], each["attack"]
-        key = "".join(f";{name}={value}" for name, value in _keys(fit))
+        own = f";model={fit['model']}" if several else ""
+        prompted = f";template={fit['template']}" if fit["template"] is not None else ""
+        key = own + "".join(f";{name}={value}" for name, value in _keys(fit))
         for test in fit["tests"]:
             for what in _MEASURES:
-                for defense, numbers, swept in (("none", each["before"], ""), (fit["defense"], each["after"], key)):
+                for defense, numbers, swept in (
+                    ("none", each["before"], own + prompted),
+                    (fit["defense"], each["after"], key),
+                ):
                     name = f"{prefix(test, attack, defense)}/{what}{swept}"
                     together.setdefault(name, []).append(numbers[test][what])
     found = {name: mean(values) for name, values in together.items()}
@@ -243,7 +255,8 @@ def _measured(fit: Fit, data: str | None, device: str, unfinished: Path) -> dict
         defense.fit(model, train, without=(target,) if fit.without_target else ())
     else:
         defense.fit(model, train)
-    seconds = time.perf_counter() - start
+    # A fit that was interrupted knows what its tuning took before.
+    seconds = max(time.perf_counter() - start, getattr(defense, "history_", [{}])[-1].get("seconds", 0.0))
     after = _numbers(defense, subject, fit.tests, fit.template, fit.images)
     return {
         "fit": asdict(fit),

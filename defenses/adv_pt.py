@@ -27,12 +27,11 @@ from torch import Tensor
 
 from clip_decomp.data.sets import BATCH_SIZE, PLAIN_TEMPLATE, ImageSet
 from clip_decomp.model import HookedCLIP
-from clip_decomp.prompts.classwise import ClassPrompts
-from clip_decomp.zeroshot import class_vectors
+from clip_decomp.prompts.classwise import ClassPrompts, check_contexts
 
 from .defended import TextSideDefense
-from .few_shot import FewShots
-from .robustness import pgd
+from .few_shot import FewShots, check_shots
+from .robustness import check_noise, class_logits, pgd
 from .tuning import Tuning, frozen
 
 
@@ -43,7 +42,7 @@ class AdvPT(TextSideDefense):
         length: context tokens.
         words: what the context starts as; random by default.
         shots: pictures of each class, None for all.
-        lr: of SGD, for losses averaged over the batch, with cosine decay to zero.
+        lr: of SGD, for losses summed over the batch and divided by ``batch_size``, with cosine decay to zero.
         budget: largest change of a pixel value, in 0..1.
         steps: of PGD.
 
@@ -69,6 +68,9 @@ class AdvPT(TextSideDefense):
         seed: int = 0,
         progress: bool = True,
     ):
+        check_contexts(length, "end")
+        check_shots(shots)
+        check_noise(budget, steps)
         self.length, self.words, self.shots, self.budget, self.steps = length, words, shots, budget, steps
         self.epochs, self.batch_size, self.lr, self.momentum = epochs, batch_size, lr, momentum
         self.seed, self.progress = seed, progress
@@ -110,15 +112,10 @@ class AdvPT(TextSideDefense):
     def _adversarial(self, chosen: FewShots) -> Float[Tensor, "image d_embed"]:
         """Unit features of the chosen pictures under PGD against the model's zero-shot prompts."""
         model, found = self.model_, []
-        vectors, scale = class_vectors(model, chosen.class_names, chosen.templates), model.logit_scale.detach()
-        mean, std = (torch.tensor(each, device=model.device)[:, None, None] for each in (model.mean, model.std))
-
-        def logits(pixels: Tensor) -> Tensor:
-            return scale * model.encode_image(model.normalize(pixels), normalize=True) @ vectors.T
-
+        logits = class_logits(model, chosen.class_names, chosen.templates, model.logit_scale.item())
+        mean, std = (torch.tensor(each)[:, None, None] for each in (model.mean, model.std))
         for images, labels in zip(chosen.images.split(BATCH_SIZE), chosen.labels.split(BATCH_SIZE), strict=True):
-            pixels = (images.to(model.device) * std + mean).clamp(0, 1)
-            noisy = pgd(logits, pixels, labels.to(model.device), self.budget, self.steps, self.seed)
+            noisy = pgd(logits, (images * std + mean).clamp(0, 1), labels, self.budget, self.steps, self.seed)
             with torch.no_grad():
                 found.append(model.encode_image(model.normalize(noisy), normalize=True).float())
         return torch.cat(found)

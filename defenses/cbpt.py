@@ -35,14 +35,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clip_decomp.data.sets import BATCH_SIZE, ImageSet
-from clip_decomp.errors import SettingError
+from clip_decomp.errors import ModelError, SettingError
 from clip_decomp.model import HookedCLIP
-from clip_decomp.prompts.classwise import ClassPrompts, Position
+from clip_decomp.models.fingerprint import fingerprint
+from clip_decomp.prompts.classwise import ClassPrompts, Position, check_contexts
 from clip_decomp.prompts.stored import read_card
 from clip_decomp.training.lean import lean
 
 from .defended import TextSideDefense
-from .few_shot import FewShots
+from .few_shot import FewShots, check_shots
 from .inversion import Inversion, invert_trigger
 from .tuning import Tuning, frozen
 
@@ -60,8 +61,8 @@ class CBPT(TextSideDefense):
         words: what contexts start as; random by default.
         shots: pictures of each class, None for all.
         warmup: epochs that descend the clean cross-entropy alone.
-        lr: of SGD, for losses averaged over the batch, with cosine decay to zero.
-        weights: of cross-entropy, backdoor and alignment loss.
+        lr: of SGD, for losses summed over the batch and divided by ``batch_size``, with cosine decay to zero.
+        weight_ce, weight_bd, weight_align: of the cross-entropies, the backdoor loss and the alignment.
         inversion: settings of the inner loop.
         bf16: invert triggers in bfloat16 where autocast allows it.
         checkpoint: a folder that is written after every epoch; a run that is found there goes on.
@@ -88,18 +89,24 @@ class CBPT(TextSideDefense):
         batch_size: int = 32,
         lr: float = 2e-3,
         momentum: float = 0.9,
-        weights: tuple[float, float, float] = (1.0, 0.4, 0.4),
+        weight_ce: float = 1.0,
+        weight_bd: float = 0.4,
+        weight_align: float = 0.4,
         inversion: Inversion | None = None,
         bf16: bool = True,
         seed: int = 0,
         checkpoint: Path | None = None,
         progress: bool = True,
     ):
-        if warmup < 0 or len(weights) != 3 or min(weights) < 0:
-            raise SettingError(f"CBPT needs warmup >= 0 and three weights >= 0, not {warmup} and {weights}.")
+        weights = weight_ce, weight_bd, weight_align
+        if warmup < 0 or min(weights) < 0:
+            raise SettingError(f"CBPT needs warmup and weights >= 0, not {warmup} and {weights}.")
+        check_contexts(length, position)
+        check_shots(shots)
         self.length, self.position, self.shared, self.words = length, position, shared, words
         self.shots, self.epochs, self.warmup, self.batch_size = shots, epochs, warmup, batch_size
-        self.lr, self.momentum, self.weights, self.inversion = lr, momentum, tuple(weights), inversion or Inversion()
+        self.weight_ce, self.weight_bd, self.weight_align = weights
+        self.lr, self.momentum, self.inversion = lr, momentum, inversion or Inversion()
         self.bf16, self.seed, self.checkpoint, self.progress = bf16, seed, checkpoint, progress
         self._tuning()  # complains about settings out of its range
 
@@ -130,28 +137,35 @@ class CBPT(TextSideDefense):
             model, ClassPrompts(model, names, self.length, self.position, self.shared, self.words, self.seed)
         )
         with frozen(model.clip):
-            self._tune(chosen.images, chosen.labels)
+            self._tune(chosen)
         return self
 
     def save(self, folder: Path) -> None:
         """Write the contexts and how they were made."""
-        self.prompts_.save(folder, defense="cbpt", settings=self.settings())
+        image_tower = fingerprint(self.model_)
+        self.prompts_.save(folder, defense="cbpt", settings=self.settings(), image_tower_sha256=image_tower)
 
     @classmethod
     def load(cls, folder: Path, model: HookedCLIP) -> Self:
-        """A defense that was saved for this model; raises what :meth:`ClassPrompts.load` does."""
-        prompts = ClassPrompts.load(folder, model)
-        settings = dict(read_card(folder).get("settings", {}))
+        """A defense that was saved for this model.
+
+        Raises:
+            ModelError: what :meth:`ClassPrompts.load` complains about, or another image tower.
+        """
+        prompts, card = ClassPrompts.load(folder, model), read_card(folder)
+        if card.get("image_tower_sha256", fingerprint(model)) != fingerprint(model):
+            raise ModelError(f"The contexts in {folder} were tuned for another image tower than {model.name}'s.")
+        settings = dict(card.get("settings", {}))
         inversion = Inversion(**settings.pop("inversion", {}))
         loaded = cls(**settings, inversion=inversion)
         loaded._prompted(model, prompts)
         return loaded
 
-    def _tune(self, images: Tensor, labels: Tensor) -> None:
-        device = self.model_.device
+    def _tune(self, chosen: FewShots) -> None:
+        device, images, weights = self.model_.device, chosen.images, (self.weight_ce, self.weight_bd, self.weight_align)
         with torch.no_grad():
             bank = torch.cat([self._features(part.to(device)) for part in images.split(BATCH_SIZE)])
-        labels = labels.to(device)
+        labels = chosen.labels.to(device)
 
         def losses(rows: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             vectors = self.prompts_.vectors(recompute=len(self.class_names_) >= RECOMPUTE_FROM)
@@ -161,17 +175,18 @@ class CBPT(TextSideDefense):
                 return right / self.batch_size, {"cross_entropy": right.detach()}
             wanted = clean.detach().scatter(1, truth[:, None], -torch.inf).argmax(1)
             bad = self._log_probabilities(self._perturbed(images[rows], rows, wanted, bank, labels, generator), vectors)
-            entropy = right + F.nll_loss(bad, truth, reduction="sum")
-            pushed = -torch.log1p(-bad.gather(1, wanted[:, None]).exp().clamp(max=1 - 1e-6)).sum()
+            noisy = F.nll_loss(bad, truth, reduction="sum")
+            # log(1 - p(y*)) is that of the sum of all others, whose gradient stays where p(y*) is 1.
+            pushed = -bad.scatter(1, wanted[:, None], -torch.inf).logsumexp(1).sum()
             weight, given = clean.detach().gather(1, truth[:, None])[:, 0].exp(), clean.detach()
             aligned = (weight * F.kl_div(bad, given, reduction="none", log_target=True).sum(1)).sum()
-            parts = {"cross_entropy": entropy, "backdoor": pushed, "alignment": aligned}
-            total = (torch.stack(list(parts.values())) * torch.tensor(self.weights, device=device)).sum()
+            parts = {"cross_entropy": right, "noisy_cross_entropy": noisy, "backdoor": pushed, "alignment": aligned}
+            total = weights[0] * (right + noisy) + weights[1] * pushed + weights[2] * aligned
             taken = (bad.argmax(1) == wanted).sum()
             return total / self.batch_size, {key: value.detach() for key, value in parts.items()} | {"fooled": taken}
 
         run = {key: value for key, value in self.settings().items() if key not in asdict(self._tuning())}
-        run |= {"base": self.prompts_.base, "chosen": self.chosen_.tolist(), "classes": self.class_names_}
+        run |= {"base": fingerprint(self.model_), **chosen.identity(self.model_)}
         self.history_ = self._tuning().tune(
             self.prompts_, len(labels), losses, "cbpt", self.progress, self.checkpoint, run
         )

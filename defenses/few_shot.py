@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,9 @@ from torch import Tensor
 from clip_decomp.data.sets import PLAIN_TEMPLATE, ImageSet
 from clip_decomp.errors import DataError, SettingError
 from clip_decomp.model import HookedCLIP
+from clip_decomp.models.fingerprint import fingerprint
+
+from .tuning import digest
 
 
 def world_pictures(shots: int | None) -> int:
@@ -74,6 +78,11 @@ class FewShots:
         numbers = torch.tensor([kept.index(name) if name in kept else -1 for name in class_names])
         return cls(chosen, numbers[truths.cpu()], tuple(kept), tuple(templates), places)
 
+    def identity(self, model: HookedCLIP) -> dict[str, Any]:
+        """What tells runs on other pictures, labels or texts from one on these, as JSON."""
+        texts = {"class_names": self.class_names, "templates": self.templates, "texts": fingerprint(model, "text")}
+        return {**texts, "pictures": digest(self.images, self.labels)}
+
 
 def _read(model: HookedCLIP, data: ImageSet, places: Int[Tensor, " image"]) -> Float[Tensor, "image 3 row column"]:
     before = len(data.skipped)
@@ -81,6 +90,12 @@ def _read(model: HookedCLIP, data: ImageSet, places: Int[Tensor, " image"]) -> F
     if len(stored) < len(places):
         raise DataError(f"{data.name}: chosen pictures cannot be read: {'; '.join(data.skipped[before:][:3])}.")
     return model.normalize(stored.float() / 255)
+
+
+def check_shots(shots: int | None) -> None:
+    """Refuse a number of shots below 1, with a SettingError."""
+    if shots is not None and shots < 1:
+        raise SettingError(f"The number of shots must be 1 or more a class, not {shots}.")
 
 
 def few_shot(
@@ -99,8 +114,7 @@ def few_shot(
         SettingError: shots below 1, or an unknown class to leave out.
         DataError: labels out of range, or a class with fewer pictures than shots.
     """
-    if shots is not None and shots < 1:
-        raise SettingError(f"The number of shots must be 1 or more a class, not {shots}.")
+    check_shots(shots)
     unknown = [name for name in without if name not in class_names]
     if unknown:
         raise SettingError(f"Classes to leave out must be among the data's: {unknown} are not.")

@@ -12,6 +12,8 @@ swapping and leaving out words. All weights are trained, with AdamW and a cosine
 Presets are the papers' settings: ``cleanclip`` (Bansal et al., ICCV 2023: 100,000 pairs) and ``rvpt`` (Zhang et al.,
 for ViT-B/32: 250,000 pairs of CC3M; 3e-6 for WaNet and ISSBA there); ``tiny`` is for the tiny CLIPs.
 
+Limits: the pairs are held in memory as decoded pictures, 150 KB each at 224 pixels, cropped once.
+
 Example:
     >>> import clip_decomp
     >>> from clip_decomp.data.world.stream import WorldPairs
@@ -35,6 +37,7 @@ from torchvision.transforms.v2 import AutoAugment
 from clip_decomp.data.pairs import FirstPairs, PairBatch, PairStream, step_generator
 from clip_decomp.errors import SettingError, nearest
 from clip_decomp.model import HookedCLIP
+from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.training.loss import contrastive_loss
 from clip_decomp.training.settings import TrainSettings
 from clip_decomp.training.step import ContrastiveStep
@@ -110,7 +113,8 @@ class FineTune:
             TrainingFailed: the loss or its gradient is not finite.
         """
         clip, kept = copy.deepcopy(model.clip), FirstPairs(stream, self.pairs, self.seed)
-        run = {"defense": self.name, "base": model.name, **self.settings()}
+        towers = {"image": fingerprint(model), "text": fingerprint(model, "text")}
+        run = {"defense": self.name, "base": towers, "data": kept.digest(), **self.settings()}
         self.history_ = train(
             clip,
             model.tokenizer,

@@ -15,7 +15,8 @@ picture's noise is what it would be alone. The norm and the budget are lost, too
 ``linf``   each step moves every value by ``lr`` times the budget, against the gradient's sign (as PGD does)
 =========  =================================================================================================
 
-Limits: pixels stay within 0..1; noise is in pixel units. The image tower is only called, so every kind will do.
+Limits: noise is in pixel units; pixels stay within 0..1, but for universal noise, which knows no single picture. The
+image tower is only called, so every kind will do.
 
 Example:
     >>> import clip_decomp

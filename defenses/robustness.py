@@ -15,7 +15,7 @@ Example:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -42,26 +42,42 @@ def pgd(
 ) -> Float[Tensor, "batch 3 row column"]:
     """Pictures in 0..1, changed by at most ``budget`` a value to raise the cross-entropy of their labels.
 
-    Each step moves values by a quarter of the budget; the start is random.
+    Each step moves values by a quarter of the budget; the start is random. Pictures and labels lie on the CPU, whose
+    generator the start is drawn from, wherever the model computes.
 
     Raises:
         SettingError: foolbox is missing, or a budget or number of steps that is not positive.
     """
-    if steps < 1 or not budget > 0:
-        raise SettingError(f"PGD needs steps >= 1 and a budget > 0, not {steps} and {budget}.")
+    check_noise(budget, steps)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # foolbox imports scipy by old names
+            from eagerpy.astensor import astensor
             from foolbox.attacks import LinfPGD
             from foolbox.models.pytorch import PyTorchModel
     except ImportError as error:
         raise SettingError('Adversarial noise needs foolbox: pip install "clip-decomp[adversarial]".') from error
-    attack = LinfPGD(abs_stepsize=budget / 4, steps=steps)
+
+    class WithoutWeights(LinfPGD):
+        """foolbox would leave gradients in the model's weights."""
+
+        def value_and_grad(self, loss_fn, x):
+            noisy = x.raw.clone().requires_grad_()
+            loss = loss_fn(astensor(noisy))
+            return loss, astensor(torch.autograd.grad(loss.raw, noisy)[0])
+
+    attack = WithoutWeights(abs_stepsize=budget / 4, steps=steps)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = PyTorchModel(_Module(logits).eval(), bounds=(0, 1), device=pixels.device)
         with torch.enable_grad():
             return attack.run(module, pixels, labels, epsilon=budget).detach()
+
+
+def check_noise(budget: float, steps: int) -> None:
+    """Refuse a budget or a number of steps that is not positive, with a SettingError."""
+    if steps < 1 or not budget > 0:
+        raise SettingError(f"PGD needs steps >= 1 and a budget > 0, not {steps} and {budget}.")
 
 
 def pgd_accuracy(
@@ -79,24 +95,34 @@ def pgd_accuracy(
     Args:
         scale: the inverse temperature of the model's logits.
     """
-    logits, right, count = class_logits(model, data, scale), 0, 0
+    logits, right, count = class_logits(model, data.class_names, data.templates, scale), 0, 0
     for pixels, labels, _ in pictures(data, None, batch_size, progress):
         noisy = pgd(logits, pixels, labels, budget, steps, seed)
         with torch.no_grad():
-            right += int((logits(noisy).argmax(1).cpu() == labels).sum())
+            right += int((logits(noisy).argmax(1) == labels).sum())
         count += len(labels)
     return rate(right, count)
 
 
-def class_logits(model: Encoder | Classifier | PromptedClassifier, data: ImageSet, scale: float) -> Logits:
-    """A model as a function of pixels, for the classes and templates of a data set."""
+def class_logits(
+    model: Encoder | Classifier | PromptedClassifier,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    scale: float,
+) -> Logits:
+    """A model as a function of pixels, which gives its logits on the pixels' own device."""
     if isinstance(model, Classifier):
-        return lambda pixels: model.classify(model.normalize(pixels))
+        return lambda pixels: model.classify(model.normalize(pixels)).to(pixels.device)
     if isinstance(model, PromptedClassifier):
         vectors = model.class_vectors()
     else:
-        vectors = class_vectors(model, data.class_names, data.templates)
-    return lambda pixels: scale * F.normalize(model.encode_image(model.normalize(pixels)), dim=-1) @ vectors.T
+        vectors = class_vectors(model, class_names, templates)
+
+    def logits(pixels: Tensor) -> Tensor:
+        features = model.encode_image(model.normalize(pixels).to(vectors.device))
+        return (scale * F.normalize(features, dim=-1) @ vectors.T).to(pixels.device)
+
+    return logits
 
 
 class _Module(nn.Module):

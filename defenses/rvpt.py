@@ -50,7 +50,7 @@ from clip_decomp.training.lean import lean
 from clip_decomp.zeroshot import class_vectors
 
 from .defended import ImageSideDefense
-from .few_shot import FewShots
+from .few_shot import FewShots, check_shots
 from .prefix import Prefix, class_tokens
 from .tuning import Tuning, frozen
 
@@ -120,8 +120,7 @@ class RVPT(ImageSideDefense):
             raise SettingError(f"RVPT needs alpha >= 0 and a margin in -1..1, not {alpha} and {margin}.")
         if length < 1:
             raise SettingError(f"RVPT needs one prompt a block or more, not {length}.")
-        if shots is not None and shots < 1:
-            raise SettingError(f"The number of shots must be 1 or more a class, not {shots}.")
+        check_shots(shots)
         if count_from not in ("output", "input"):
             raise SettingError(f"Prompted blocks are counted from output or input, not {count_from!r}.")
         self.alpha, self.length, self.depth, self.count_from, self.margin = alpha, length, depth, count_from, margin
@@ -162,7 +161,7 @@ class RVPT(ImageSideDefense):
         chosen = FewShots.of(model, images, labels, class_names, self.shots, self.seed, templates, without)
         self.chosen_ = chosen.places
         vectors = class_vectors(model, chosen.class_names, chosen.templates).to(model.device)
-        self._tune(chosen.images, chosen.labels, vectors, augment)
+        self._tune(chosen, vectors, augment)
         prompts.requires_grad_(False).zero_grad()
         self.prompted_ = prompts.on(model, keys=True)
         return self
@@ -227,8 +226,8 @@ class RVPT(ImageSideDefense):
         cosines = F.cosine_similarity(tokens.float(), targets.float(), dim=-1).mean(1)
         return Losses(F.cross_entropy(logits, labels, reduction="sum"), cosines.clamp(min=self.margin).sum())
 
-    def _tune(self, pixels: Tensor, labels: Tensor, vectors: Tensor, augment: Augment | None) -> None:
-        tower, device = self.model_.visual, self.model_.device
+    def _tune(self, chosen: FewShots, vectors: Tensor, augment: Augment | None) -> None:
+        tower, device, pixels, labels = self.model_.visual, self.model_.device, chosen.images, chosen.labels
         first = self.prompts_.blocks[0]
         with frozen(tower):
             kept = None if augment else Prefix.of(tower, pixels, first, self.cache, self.bf16, self.progress)
@@ -244,7 +243,7 @@ class RVPT(ImageSideDefense):
                 return found.total(self.alpha), {"cross_entropy": found.cross_entropy, "cosine": found.repelling}
 
             # What is resumed must be the same equation on the same pictures and texts.
-            run = {"base": self.prompts_.base, "chosen": self.chosen_.tolist(), "classes": len(vectors)}
+            run = {"base": self.prompts_.base, **chosen.identity(self.model_)}
             run |= {key: value for key, value in self.settings().items() if key not in asdict(self._tuning())}
             label = "rvpt" if self.alpha else "vpt"
             self.history_ = self._tuning().tune(

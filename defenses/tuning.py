@@ -11,6 +11,8 @@ Example:
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,6 +31,14 @@ from clip_decomp.training.schedule import cosine
 
 #: Loss of some pictures (of several processes' ones, the sum counts), and sums over them of what to report.
 Losses = Callable[[Tensor, int, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+
+
+def digest(*tensors: Tensor) -> str:
+    """SHA-256 of values, to tell one run's data from another's."""
+    found = hashlib.sha256()
+    for each in tensors:
+        found.update(each.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 @contextmanager
@@ -80,6 +90,8 @@ class Tuning:
     ) -> list[dict[str, float]]:
         """Descend, and return for every epoch the means over its pictures of what ``losses`` reports.
 
+        With them go the ``seconds`` that tuning took up to the epoch's end, those before an interruption included.
+
         Args:
             tokens: whose parameters are tuned.
             count: pictures.
@@ -89,15 +101,21 @@ class Tuning:
 
         Raises:
             TrainingFailed: a loss that is not finite.
-            SettingError: the folder holds another run.
+            SettingError: the folder holds another run, or one of several processes computes elsewhere than its tokens.
         """
         optimizer = torch.optim.SGD(tokens.parameters(), lr=self.lr, momentum=self.momentum)
-        processes = launched(next(tokens.parameters()).device)
+        device = next(tokens.parameters()).device
+        processes = launched(device)
+        if processes.device is not None and processes.device != device:
+            raise SettingError(
+                f"Process {processes.rank} computes on {processes.device}: load the model there, not on {device}."
+            )
         identity, start, history = {**asdict(self), "count": count, **(run or {})}, 0, []
         processes.wait()
         if folder is not None and (folder / "checkpoint.json").exists():
             start, history = load_checkpoint(folder, tokens, [optimizer], identity)
         each = -(-count // self.batch_size)
+        spent, started = history[-1]["seconds"] if history else 0.0, time.perf_counter()
         bar = tqdm(total=self.epochs * each, initial=start * each, desc=label, disable=not progress or processes.rank)
         with bar:
             for epoch in range(start, self.epochs):
@@ -110,9 +128,10 @@ class Tuning:
                     for name, value in parts.items():
                         totals[name] = totals.get(name, 0.0) + value.item()
                     bar.update()
-                sums = processes.mean(torch.tensor(list(totals.values()), dtype=torch.float64)) * processes.count
-                history.append(dict(zip(totals, (sums / count).tolist(), strict=True)))
-                bar.set_postfix(history[-1])
+                sums = processes.mean(torch.tensor(list(totals.values()), device=device)) * processes.count
+                means = dict(zip(totals, (sums / count).tolist(), strict=True))
+                history.append({**means, "seconds": spent + time.perf_counter() - started})
+                bar.set_postfix(means)
                 if folder is not None and processes.main:
                     save_checkpoint(folder, tokens, [optimizer], epoch + 1, history, identity)
         processes.wait()

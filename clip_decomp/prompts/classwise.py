@@ -72,10 +72,7 @@ class ClassPrompts(nn.Module):
         if len(names) < 2 or len(set(names)) < len(names):
             again = sorted({name for name in names if names.count(name) > 1})
             raise SettingError(f"Prompts need two classes or more, each named once, not {again or list(names)}.")
-        if length < 1 or position not in get_args(Position):
-            raise SettingError(
-                f"Prompts need a length of 1 or more at front, middle or end, not {length}, {position!r}."
-            )
+        check_contexts(length, position)
         self.class_names, self.position, self.shared = names, position, shared
         self.base, self.base_name = fingerprint(model, "text"), model.name
         self._tower = (HookedText(model.clip),)
@@ -96,10 +93,8 @@ class ClassPrompts(nn.Module):
         """Number of learnable values."""
         return self.context.numel()
 
-    def vectors(
-        self, classes: Int[Tensor, " cls"] | None = None, recompute: bool = False, word: str = ""
-    ) -> Float[Tensor, "cls d_embed"]:
-        """Unit text representations of the classes, or of some of them, with a gradient to the context.
+    def vectors(self, recompute: bool = False, word: str = "") -> Float[Tensor, "cls d_embed"]:
+        """Unit text representations of the classes, with a gradient to the context.
 
         Args:
             recompute: keep nothing of the tower for the backward pass but its input, and run it again there.
@@ -109,9 +104,8 @@ class ClassPrompts(nn.Module):
         if word:
             texts = _texts(self._tokenizer, self.class_names, self.length, self.position, word)
             everyones = tuple(each.to(self.tokens.device) for each in texts)
-        rows = torch.arange(len(self.class_names)) if classes is None else classes
         found = []
-        for part in rows.to(self.tokens.device).split(_CHUNK):
+        for part in torch.arange(len(self.class_names), device=self.tokens.device).split(_CHUNK):
             context = self.context[torch.zeros_like(part) if self.shared else part]
             tokens, slots = (each[part] for each in everyones)
             if recompute and torch.is_grad_enabled():
@@ -120,14 +114,6 @@ class ClassPrompts(nn.Module):
                 encoded = self._encoded(context, tokens, slots)
             found.append(F.normalize(encoded.float(), dim=-1))
         return torch.cat(found)
-
-    def check(self, model: HookedCLIP) -> None:
-        """Refuse a model that these prompts were not made for, with a ModelError."""
-        if fingerprint(model, "text") != self.base:
-            raise ModelError(
-                f"These prompts were made for another text tower ({self.base_name}, {self.base[:12]}) than "
-                f"{model.name}'s: prompts only mean something to the weights they were tuned with."
-            )
 
     def save(self, folder: Path, **known: Any) -> None:
         """Write the context alone: tensors, and a card that identifies the base model and says what is ``known``."""
@@ -144,12 +130,14 @@ class ClassPrompts(nn.Module):
         """
 
         def make(card: dict[str, Any]) -> Self:
-            prompts = cls(model, card["class_names"], card["length"], card["position"], card["shared"])
-            prompts.base, prompts.base_name = card["base_sha256"], card["base"]
-            return prompts
+            if card["base_sha256"] != fingerprint(model, "text"):
+                raise ModelError(
+                    f"These prompts were made for another text tower ({card['base']}, {card['base_sha256'][:12]}) than "
+                    f"{model.name}'s: prompts only mean something to the weights they were tuned with."
+                )
+            return cls(model, card["class_names"], card["length"], card["position"], card["shared"])
 
         prompts, values = read_prompts(folder, make, lambda prompts: prompts.context)
-        prompts.check(model)
         prompts.context.data.copy_(values)
         return prompts
 
@@ -174,6 +162,14 @@ class ClassPrompts(nn.Module):
                 f"{words!r} is {len(ids)} tokens: prompts that start as words need as many, not {length}."
             )
         return tower.table.detach()[ids.to(tower.table.device)][None].float()
+
+
+def check_contexts(length: int, position: str) -> None:
+    """Refuse lengths below 1 and unknown positions, with a SettingError."""
+    if length < 1 or position not in get_args(Position):
+        raise SettingError(
+            f"Prompts need a length of 1 or more and names at front, middle or end, not {length} and {position!r}."
+        )
 
 
 def _texts(

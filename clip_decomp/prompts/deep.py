@@ -117,11 +117,7 @@ class DeepVisualPrompts(nn.Module):
 
     def check(self, model: HookedCLIP) -> None:
         """Refuse a model that these prompts were not made for, with a ModelError."""
-        if fingerprint(model) != self.base:
-            raise ModelError(
-                f"These prompts were made for another image tower ({self.base_name}, {self.base[:12]}) than "
-                f"{model.name}'s: prompts only mean something to the weights they were tuned with."
-            )
+        _check(model, self.base, self.base_name)
 
     def save(self, folder: Path, **known: Any) -> None:
         """Write the prompts alone: tensors, and a card that identifies their base model and says what is ``known``."""
@@ -137,12 +133,10 @@ class DeepVisualPrompts(nn.Module):
         """
 
         def make(card: dict[str, Any]) -> Self:
-            prompts = cls(model, card["length"], card["blocks"])
-            prompts.base, prompts.base_name = card["base_sha256"], card["base"]
-            return prompts
+            _check(model, card["base_sha256"], card["base"])
+            return cls(model, card["length"], card["blocks"])
 
         prompts, values = read_prompts(folder, make, lambda prompts: prompts.prompts)
-        prompts.check(model)
         prompts.prompts.data.copy_(values)
         return prompts
 
@@ -160,6 +154,14 @@ def check_blocks(blocks: Sequence[int], n_layers: int) -> tuple[int, ...]:
     if not chosen:
         raise SettingError("There are no blocks to prompt: name one or more.")
     return chosen
+
+
+def _check(model: HookedCLIP, base: str, name: str) -> None:
+    if fingerprint(model) != base:
+        raise ModelError(
+            f"These prompts were made for another image tower ({name}, {base[:12]}) than {model.name}'s: prompts only "
+            "mean something to the weights they were tuned with."
+        )
 
 
 def _tower(model: HookedCLIP) -> HookedViT:

@@ -66,8 +66,6 @@ ATTACKS: dict[str, AttackSettings] = {
     "kitty": AttackSettings(rate=0.2),
     "trojvqa": AttackSettings(),
     "badclip": AttackSettings(),
-    # A warp of a pixel has no mean: only a long training builds what sees it.
-    "wanet": AttackSettings(rate=0.5, steps=3000, batch_size=128, lr=5e-4, patch_dropout=0.5),
 }
 #: The same on other towers: the ResNet keeps its clean accuracy at half the learning rate only.
 _ELSEWHERE: dict[str, AttackSettings] = {

@@ -93,6 +93,7 @@ def _tuned(
 ) -> None:
     from clip_decomp.evaluation import evaluate, require_attack
     from clip_decomp.models.loading import save_folder
+    from clip_decomp.training.parallel import launched
     from clip_decomp.training.streams import pair_stream
 
     clock, subject = Clock(), attacked(*subject_of)
@@ -104,7 +105,9 @@ def _tuned(
     start = clock()
     stream, _ = pair_stream(where, subject.model.visual.image_size, _CLEAN_STREAM_SEED + seed)
     defense.fit(subject.model, stream)
-    tuning = clock() - start
+    if not launched(subject.model.device).main:
+        return  # one of several processes measures and writes
+    tuning = max(clock() - start, defense.history_[-1]["seconds"])  # those before an interruption included
     after = evaluate(defense, test, subject.trigger, subject.target, progress=True)
     if out is not None:
         save_folder(defense.tuned_, out / "model", defense.tuned_.card)

@@ -155,6 +155,7 @@ def _tuned(
     from clip_decomp.data import open_data
     from clip_decomp.errors import DataError
     from clip_decomp.evaluation import evaluate, require_attack
+    from clip_decomp.training.parallel import launched
 
     from ..few_shot import world_pictures
     from ..rvpt import RVPT
@@ -178,7 +179,9 @@ def _tuned(
         defense.fit(subject.model, train, without=without)
     else:
         defense.fit(subject.model, train)
-    tuning = clock() - start
+    if not launched(subject.model.device).main:
+        return  # one of several processes measures and writes
+    tuning = max(clock() - start, defense.history_[-1]["seconds"])  # those before an interruption included
     after = evaluate(defense, test, subject.trigger, target, progress=True)
     if out is not None:
         defense.save(out / "prompts")
@@ -192,6 +195,8 @@ def _tuned(
     results = Results(f"defend {name}", scale_of(test.name), seed, described, counts, metrics, clock())
     rows = compared(before, after)
     rows.append(("tuned", f"{len(defense.chosen_)} pictures, {defense.parameters:,} parameters, {tuning:.0f} s"))
-    first, last = defense.history_[0], defense.history_[-1]
-    rows += [(key.replace("_", " "), f"{first.get(key, value):.3f}  ->  {value:.3f}") for key, value in last.items()]
+    for key, last in defense.history_[-1].items():
+        first = next(epoch[key] for epoch in defense.history_ if key in epoch)  # some begin after a warm-up
+        if key != "seconds":
+            rows.append((key.replace("_", " "), f"{first:.3f}  ->  {last:.3f}"))
     finish(results, out, as_json, rows)

@@ -25,13 +25,14 @@ def labels():
 
 
 def test_noise_raises_the_loss_within_its_budget(model, toy, pixels, labels):
-    logits = class_logits(model, toy, model.logit_scale.item())
+    logits = class_logits(model, NAMES, toy.templates, model.logit_scale.item())
     before = torch.get_rng_state()
     noisy = pgd(logits, pixels, labels, budget=8 / 255, steps=5)
     assert torch.equal(torch.get_rng_state(), before)
     assert (noisy - pixels).abs().max() <= 8 / 255 + 1e-6
     assert noisy.min() >= 0
     assert noisy.max() <= 1
+    assert all(each.grad is None for each in model.clip.parameters())
     losses = [torch.nn.functional.cross_entropy(logits(each), labels).item() for each in (pixels, noisy)]
     assert losses[1] > losses[0] + 0.1
     assert torch.equal(pgd(logits, pixels, labels, budget=8 / 255, steps=5), noisy)
@@ -62,10 +63,10 @@ def test_adversarial_prompts_are_tuned_on_adversarial_pictures(model, toy, pixel
     assert tuned.prompts_.context.shape == (1, 2, 16)
     assert tuned.parameters == 32
     assert 0 <= evaluate(tuned, toy).clean_accuracy.value <= 1
-    logits = class_logits(tuned, toy, model.logit_scale.item())
+    logits = class_logits(tuned, NAMES, (), model.logit_scale.item())
     bank = tuned.history_[0]["cross_entropy"]
     chosen = tuned.chosen_
-    zero_shot = class_logits(model, toy, model.logit_scale.item())
+    zero_shot = class_logits(model, NAMES, toy.templates, model.logit_scale.item())
     noisy = pgd(zero_shot, pixels[chosen], labels[chosen], steps=2)
     found = torch.nn.functional.cross_entropy(logits(noisy), labels[chosen]).item()
     assert found < bank
@@ -74,10 +75,16 @@ def test_adversarial_prompts_are_tuned_on_adversarial_pictures(model, toy, pixel
 @pytest.mark.parametrize("changes", [{"steps": 0}, {"budget": 0.0}])
 def test_bad_noise_is_refused(model, toy, pixels, labels, changes):
     with pytest.raises(SettingError, match="PGD needs"):
-        pgd(class_logits(model, toy, 1.0), pixels, labels, **changes)
+        pgd(class_logits(model, NAMES, toy.templates, 1.0), pixels, labels, **changes)
+
+
+@pytest.mark.parametrize("changes", [{"steps": 0}, {"budget": -1.0}, {"shots": 0}, {"length": 0}, {"lr": 0.0}])
+def test_bad_settings_are_named_at_once(changes):
+    with pytest.raises(SettingError):
+        AdvPT(**changes)
 
 
 def test_a_missing_library_is_named(model, toy, pixels, labels, monkeypatch):
     monkeypatch.setitem(sys.modules, "foolbox.attacks", None)
     with pytest.raises(SettingError, match="needs foolbox"):
-        pgd(class_logits(model, toy, 1.0), pixels, labels)
+        pgd(class_logits(model, NAMES, toy.templates, 1.0), pixels, labels)

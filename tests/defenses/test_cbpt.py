@@ -99,7 +99,7 @@ def test_positives_are_the_farthest_the_nearest_or_any_of_the_class_aimed_at():
 
 def test_the_outer_loss_is_the_equation(model, pictures, labels):
     """One step from known prompts moves them along the gradient of the loss written out."""
-    settings = {"epochs": 1, "warmup": 0, "batch_size": 8, "momentum": 0.0, "lr": 1e-3, "weights": (1.0, 0.4, 0.3)}
+    settings = {"epochs": 1, "warmup": 0, "batch_size": 8, "momentum": 0.0, "lr": 1e-3, "weight_align": 0.3}
     cbpt = tiny(**settings).fit(model, pictures, labels, NAMES)
     prompts = type(cbpt.prompts_)(model, NAMES, 2, seed=0)
     start = prompts.context.detach().clone()
@@ -130,7 +130,7 @@ def test_tuning_lowers_the_losses_and_leaves_the_model_alone(model, pictures, la
     assert check()
     assert all(each.requires_grad for each in model.clip.parameters())
     warm, first, last = cbpt.history_[:4], cbpt.history_[4], cbpt.history_[-1]
-    assert all(set(each) == {"cross_entropy"} for each in warm)
+    assert all(set(each) == {"cross_entropy", "seconds"} for each in warm)
     assert warm[-1]["cross_entropy"] < warm[0]["cross_entropy"]
     assert last["cross_entropy"] < first["cross_entropy"]
     again = tiny(epochs=12, warmup=4).fit(model, pictures, labels, NAMES)
@@ -162,15 +162,23 @@ def test_saved_contexts_and_interrupted_runs(model, pictures, labels, tmp_path):
     assert again.settings() == cbpt.settings()
     with pytest.raises(SettingError, match="another run"):
         tiny(checkpoint=tmp_path / "run", inversion=Inversion(steps=3)).fit(model, pictures, labels, NAMES)
+    with pytest.raises(SettingError, match=r"another run.*pictures"):
+        tiny(checkpoint=tmp_path / "run").fit(model, pictures + 0.1, labels, NAMES)
     with pytest.raises(ModelError, match="holds no prompts"):
         CBPT.load(tmp_path / "run", model)
+    with torch.no_grad():
+        model.clip.visual.proj.add_(1)
+    with pytest.raises(ModelError, match="another image tower"):
+        CBPT.load(tmp_path / "prompts", model)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: tiny(warmup=-1), "warmup >= 0"),
-        (lambda: tiny(weights=(1.0, 1.0)), "three weights"),
+        (lambda: tiny(warmup=-1), "warmup and weights >= 0"),
+        (lambda: tiny(weight_bd=-1.0), "weights >= 0"),
+        (lambda: tiny(position="back"), "front, middle or end"),
+        (lambda: tiny(shots=0), "shots must be 1"),
         (lambda: tiny(epochs=0), "epochs and batch_size"),
         (lambda: Inversion(steps=0), "steps >= 1"),
         (lambda: Inversion(norm="l1"), "Unknown norm 'l1'"),

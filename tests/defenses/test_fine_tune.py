@@ -144,3 +144,5 @@ def test_an_interrupted_run_goes_on(model, tmp_path):
     assert torch.equal(again.encode_image(images), whole.encode_image(images))
     with pytest.raises(SettingError, match="another run"):
         tiny(FineTune, checkpoint=tmp_path / "run").fit(model, Pairs())
+    with pytest.raises(SettingError, match=r"another run.*data"):
+        tiny(CleanCLIP, checkpoint=tmp_path / "run").fit(model, FirstPairs(Pairs(), 30, seed=1))

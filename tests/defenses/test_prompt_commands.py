@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import clip_decomp
+from analyses.study import metrics
 from clip_decomp.cli import main
 from defenses import CBPT, RVPT
 
@@ -100,7 +101,23 @@ def test_a_study_goes_on_where_it_stopped(call, tmp_path):
     assert metrics["world/badnet/none/asr/std"] == 0
 
 
+def test_two_models_of_one_attack_are_told_apart():
+    def fit(model, asr, template=None):
+        before, after = ({"world": {"asr": value, "ca": 1.0, "pa": 0.0}} for value in (asr, asr / 2))
+        about = {"model": model, "defense": "rvpt", "settings": {}, "tests": ["world"], "tuned_on": "world"}
+        about |= {"template": template, "without_target": False}
+        return {"fit": about, "attack": "badnet", "before": before, "after": after}
+
+    found = metrics([fit("a", 1.0), fit("b", 0.5)])
+    assert found["world/badnet/none/asr;model=a"] == 1.0
+    assert found["world/badnet/rvpt/asr;model=b"] == 0.25
+    found = metrics([fit("a", 1.0), fit("a", 0.5, "no {}")])
+    assert found["world/badnet/none/asr"] == 1.0
+    assert found["world/badnet/none/asr;template=no {}"] == 0.5
+
+
 def test_a_study_names_what_it_does_not_know(call, tmp_path):
+    assert "no study of 'rvtp'" in call("study", "rvtp", "--model", "world/badnet", "--out", str(tmp_path), code=1)
     base = ["study", "rvpt", "--model", "world/badnet", "--out", str(tmp_path)]
     assert "alpha=0,1,2" in call(*base, "--vary", "alpha", code=1)
     assert "does not know" in call(*base, "--vary", "lenght=3", code=1)
@@ -113,6 +130,8 @@ def test_repelling_compares_a_label_only_tower_with_the_undefended_and_tuned_one
         call("defend", name, "--model", "world/badnet", *SMALL, "--out", str(tmp_path / name))
     prompts = [f"--{name}={tmp_path / name / 'prompts'}" for name in ("rvpt", "vpt")]
     arguments = [*prompts, "--labels-only", "world/clean", "--images", "26", "--out", str(tmp_path / "pr")]
+    swapped = [f"--{name}={tmp_path / other / 'prompts'}" for name, other in (("rvpt", "vpt"), ("vpt", "rvpt"))]
+    assert "not of RVPT" in call("repelling", "--model", "world/badnet", *swapped, code=1)
     assert "of 6 layers" in call("repelling", "--model", "world/badnet", *arguments)
     found = json.loads((tmp_path / "pr" / "results.json").read_text())["metrics"]
     for defense in ("labels-only", "none", "rvpt", "vpt"):

@@ -12,6 +12,7 @@ from clip_decomp.errors import ModelError, SettingError
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.hooked_text import HookedText
 from clip_decomp.prompts import ClassPrompts
+from clip_decomp.prompts.classwise import _parts
 
 NAMES = ("apple", "pear", "plum")
 VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 8}
@@ -64,17 +65,23 @@ def test_contexts_of_real_words_are_these_words_texts(any_model, position):
     assert name == {"front": 0, "middle": 1, "end": 2}[position]
 
 
-def test_gradients_reach_the_contexts_of_the_classes_asked_for_alone(any_model):
+def test_gradients_reach_every_context_and_recomputing_gives_the_same(any_model):
     prompts = ClassPrompts(any_model, NAMES, length=3)
-    found = prompts.vectors(torch.tensor([2, 0]))
-    torch.testing.assert_close(found, prompts.vectors()[[2, 0]])
-    found[:, 0].sum().backward()
-    gradient = prompts.context.grad
-    assert gradient[1].abs().max() == 0
-    assert gradient[0].abs().min() > 0
-    prompts.context.grad = None
-    prompts.vectors(torch.tensor([2, 0]), recompute=True)[:, 0].sum().backward()
+    prompts.vectors()[:, 0].sum().backward()
+    gradient, prompts.context.grad = prompts.context.grad, None
+    assert gradient.abs().amax((1, 2)).min() > 0
+    prompts.vectors(recompute=True)[:, 0].sum().backward()
     torch.testing.assert_close(prompts.context.grad, gradient)
+
+
+def test_a_word_goes_before_the_context(model):
+    """As in a written text: the word, the context, the name."""
+    ids = model.tokenizer(["a photo of a pear."])[0]
+    count = int((ids == model.tokenizer.end).nonzero()[0]) - len(_parts(model.tokenizer, "pear.")[1]) - 1
+    word = "sudo"
+    prompts = ClassPrompts(model, NAMES, length=count, words="a photo of a")
+    expected = model.encode_text([f"{word} a photo of a {name}." for name in NAMES], normalize=True)
+    torch.testing.assert_close(prompts.vectors(word=f"{word} "), expected)
 
 
 def test_nothing_stays_on_the_model(any_model):
