@@ -131,7 +131,7 @@ def test_repelling_compares_a_label_only_tower_with_the_undefended_and_tuned_one
     prompts = [f"--{name}={tmp_path / name / 'prompts'}" for name in ("rvpt", "vpt")]
     arguments = [*prompts, "--labels-only", "world/clean", "--images", "26", "--out", str(tmp_path / "pr")]
     swapped = [f"--{name}={tmp_path / other / 'prompts'}" for name, other in (("rvpt", "vpt"), ("vpt", "rvpt"))]
-    assert "not of RVPT" in call("repelling", "--model", "world/badnet", *swapped, code=1)
+    assert "not of RVPT" in call("repelling", "--model", "world/badnet", *swapped, *arguments[2:], code=1)
     assert "of 6 layers" in call("repelling", "--model", "world/badnet", *arguments)
     found = json.loads((tmp_path / "pr" / "results.json").read_text())["metrics"]
     for defense in ("labels-only", "none", "rvpt", "vpt"):
