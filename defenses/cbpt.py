@@ -140,13 +140,13 @@ class CBPT(TextSideDefense):
             self._tune(chosen)
         return self
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the contexts and how they were made."""
         image_tower = fingerprint(self.model_)
         self.prompts_.save(folder, defense="cbpt", settings=self.settings(), image_tower_sha256=image_tower)
 
     @classmethod
-    def load(cls, folder: Path, model: HookedCLIP) -> Self:
+    def load(cls, folder: str | Path, model: HookedCLIP) -> Self:
         """A defense that was saved for this model.
 
         Raises:

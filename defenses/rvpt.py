@@ -180,12 +180,12 @@ class RVPT(ImageSideDefense):
         """How many values were tuned."""
         return self.prompts_.count
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the prompts and how they were made."""
         self.prompts_.save(folder, defense="vpt" if self.alpha == 0 else "rvpt", settings=self.settings())
 
     @classmethod
-    def load(cls, folder: Path, model: HookedCLIP) -> Self:
+    def load(cls, folder: str | Path, model: HookedCLIP) -> Self:
         """A defense that was saved for this model; raises what :meth:`DeepVisualPrompts.load` does."""
         prompts = DeepVisualPrompts.load(folder, model).requires_grad_(False)
         settings = read_card(folder).get("settings", {})

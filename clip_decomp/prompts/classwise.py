@@ -115,14 +115,14 @@ class ClassPrompts(nn.Module):
             found.append(F.normalize(encoded.float(), dim=-1))
         return torch.cat(found)
 
-    def save(self, folder: Path, **known: Any) -> None:
+    def save(self, folder: str | Path, **known: Any) -> None:
         """Write the context alone: tensors, and a card that identifies the base model and says what is ``known``."""
         card = {"class_names": self.class_names, "length": self.length, "position": self.position}
         card |= {"shared": self.shared, "base": self.base_name, "base_sha256": self.base}
         write_prompts(folder, self.context, {**card, **known})
 
     @classmethod
-    def load(cls, folder: Path, model: HookedCLIP) -> Self:
+    def load(cls, folder: str | Path, model: HookedCLIP) -> Self:
         """Prompts that were saved for this model.
 
         Raises:

@@ -119,13 +119,13 @@ class DeepVisualPrompts(nn.Module):
         """Refuse a model that these prompts were not made for, with a ModelError."""
         _check(model, self.base, self.base_name)
 
-    def save(self, folder: Path, **known: Any) -> None:
+    def save(self, folder: str | Path, **known: Any) -> None:
         """Write the prompts alone: tensors, and a card that identifies their base model and says what is ``known``."""
         card = {"blocks": self.blocks, "length": self.length, "base": self.base_name, "base_sha256": self.base}
         write_prompts(folder, self.prompts, {**card, **known})
 
     @classmethod
-    def load(cls, folder: Path, model: HookedCLIP) -> Self:
+    def load(cls, folder: str | Path, model: HookedCLIP) -> Self:
         """Prompts that were saved for this model.
 
         Raises:

@@ -15,23 +15,24 @@ _WEIGHTS, _CARD = "prompts.safetensors", "prompts.json"
 Prompts = TypeVar("Prompts", bound=nn.Module)
 
 
-def write_prompts(folder: Path, values: Tensor, card: dict[str, Any]) -> None:
+def write_prompts(folder: str | Path, values: Tensor, card: dict[str, Any]) -> None:
     """Write a tensor and what is known of it."""
     from safetensors.torch import save_file
 
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"prompts": values.detach().cpu().contiguous()}, folder / _WEIGHTS)
     (folder / _CARD).write_text(json.dumps(card, indent=1) + "\n")
 
 
-def read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: str | Path) -> dict[str, Any]:
     """What is known of prompts.
 
     Raises:
         ModelError: the folder holds none.
     """
     try:
-        return json.loads((folder / _CARD).read_text())
+        return json.loads((Path(folder) / _CARD).read_text())
     except FileNotFoundError as error:
         raise ModelError(f"{folder} holds no prompts: {_WEIGHTS} and {_CARD} are needed.") from error
     except ValueError as error:
@@ -39,7 +40,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def read_prompts(
-    folder: Path, make: Callable[[dict[str, Any]], Prompts], of: Callable[[Prompts], Tensor]
+    folder: str | Path, make: Callable[[dict[str, Any]], Prompts], of: Callable[[Prompts], Tensor]
 ) -> tuple[Prompts, Tensor]:
     """Prompts as they are before tuning, made from their card, and the values that belong into the tensor ``of`` them.
 
@@ -48,7 +49,7 @@ def read_prompts(
     """
     from safetensors.torch import load_file
 
-    card = read_card(folder)
+    folder, card = Path(folder), read_card(folder)
     try:
         values = load_file(folder / _WEIGHTS)["prompts"]
         prompts = make(card)

@@ -111,8 +111,8 @@ def test_starts(model):
 
 def test_saved_prompts_work_on_their_text_tower_alone(model, make_clip, tokenizer, tmp_path):
     prompts = ClassPrompts(model, NAMES, length=2, position="middle")
-    prompts.save(tmp_path, defense="cbpt")
-    again = ClassPrompts.load(tmp_path, model)
+    prompts.save(str(tmp_path), defense="cbpt")
+    again = ClassPrompts.load(str(tmp_path), model)
     assert torch.equal(again.vectors(), prompts.vectors())
     other = make_clip()
     with torch.no_grad():
