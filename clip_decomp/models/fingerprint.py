@@ -25,5 +25,7 @@ def fingerprint(model: HookedCLIP, tower: Literal["image", "text"] = "image") ->
         if image != (tower == "image") or name == "logit_scale":
             continue
         digest.update(f"{name.removeprefix('visual.')} {list(value.shape)}".encode())
-        digest.update(value.detach().to("cpu", torch.float16).contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            value.detach().to("cpu", torch.float16).reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()

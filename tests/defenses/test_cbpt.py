@@ -8,6 +8,8 @@ from clip_decomp.attacks.triggers import make_trigger
 from clip_decomp.data.sets import ImageSet, TensorSource
 from clip_decomp.errors import DataError, ModelError, SettingError
 from clip_decomp.evaluation import evaluate
+from clip_decomp.model import HookedCLIP
+from clip_decomp.training.architecture import Architecture, build
 from defenses import CBPT, invert_trigger
 from defenses.inversion import Inversion
 
@@ -188,6 +190,18 @@ def test_saved_contexts_and_interrupted_runs(model, pictures, labels, tmp_path):
 def test_settings_out_of_range_are_named_at_once(make, message):
     with pytest.raises(SettingError, match=message):
         make()
+
+
+def test_a_resnet_is_tuned_as_any_other(tokenizer, labels, tmp_path):
+    sizes = Architecture(
+        layers=(1, 1, 1, 1), width=8, heads=4, vocab_size=tokenizer.vocab_size, context_length=tokenizer.context_length
+    )
+    resnet = HookedCLIP(build(sizes, seed=0).eval(), tokenizer, (0.5,) * 3, (0.25,) * 3)
+    pixels = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    cbpt = tiny().fit(resnet, resnet.normalize(pixels), labels, NAMES)
+    assert cbpt.history_[-1]["backdoor"] > 0
+    cbpt.save(tmp_path)
+    assert torch.equal(CBPT.load(tmp_path, resnet).class_vectors(), cbpt.class_vectors())
 
 
 def test_bad_classes_are_named_before_training(model, pictures, labels):
