@@ -168,8 +168,9 @@ def repelling(
         raise ModelError(f"{labels_only} is not of the shape of {model}: layers and width must be the same.")
     tuned = {}
     for key, folder in (("RVPT", rvpt), ("VPT", vpt)):
-        if read_card(folder).get("defense") != key.lower():
-            raise SettingError(f"{folder} holds prompts of {read_card(folder).get('defense')}, not of {key}.")
+        made = read_card(folder).get("defense")
+        if made != key.lower():
+            raise SettingError(f"{folder} holds prompts of {made}, not of {key}.")
         tuned[key] = RVPT.load(folder, subject.model)
     models = {"labels only": reference, "undefended": subject.model} | {key: each.hooked for key, each in tuned.items()}
     found = compare(models, subject.data.test, (subject.attack, subject.trigger), progress=not as_json)
@@ -181,11 +182,9 @@ def repelling(
             metrics |= each.metrics(prefix(subject.data.test.name, subject.attack, defense))
         for name, each in tuned.items():
             change = raised(panel["undefended"], panel[name], each.prompts_.blocks[0])
-            start = f"{prefix(subject.data.test.name, subject.attack, name.lower())}/pr-"
-            metrics |= {
-                f"{start}higher;perturbation={what}": change.higher,
-                f"{start}lower;perturbation={what}": change.lower,
-            }
+            start = prefix(subject.data.test.name, subject.attack, name.lower())
+            key = f"perturbation={panel[name].perturbation}"  # as in the curves' own metrics
+            metrics |= {f"{start}/pr-higher;{key}": change.higher, f"{start}/pr-lower;{key}": change.lower}
             rows.append((f"{what}, {name}", str(change)))
     settings = {**subject.settings(), "labels_only": labels_only}
     settings |= {key.lower(): each.settings() for key, each in tuned.items()}

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..results import Results, prefix, scale_of
 from .page import write_page
 from .run import Attack, Clock, Data, Device, Images, Json, Model, Out, Seed, Target, finish, open_subject
-
-if TYPE_CHECKING:
-    pass
 
 Texts = Annotated[Path | None, typer.Option(help="File of texts, one a line; the package's by default.")]
 Layers = Annotated[str, typer.Option(help="Layers to explain, e.g. 6,7; negative ones count from the end.")]

@@ -111,7 +111,7 @@ def cbpt(
     epochs: Epochs = 20,
     warmup: Annotated[int, typer.Option(help="First epochs, on the clean cross-entropy alone.")] = 5,
     batch_size: BatchSize = 32,
-    lr: Annotated[float, typer.Option(help="Learning rate of SGD, for losses averaged over the batch.")] = 2e-3,
+    lr: Annotated[float, typer.Option(help="Learning rate of SGD, for losses divided by the batch size.")] = 2e-3,
     norm: Annotated[str, typer.Option(help="Of the inverted triggers: l2 or linf.")] = "l2",
     budget: Annotated[float, typer.Option(help="Their largest norm, in pixel units (0..1).")] = 2.0,
     steps: Annotated[int, typer.Option(help="Of inversion, a picture.")] = 10,

@@ -136,6 +136,7 @@ def test_repelling_compares_a_label_only_tower_with_the_undefended_and_tuned_one
     found = json.loads((tmp_path / "pr" / "results.json").read_text())["metrics"]
     for defense in ("labels-only", "none", "rvpt", "vpt"):
         assert -1 <= found[f"world/badnet/{defense}/pr;perturbation=badnet;token=class;layer=7"] <= 1
+    assert 0 <= found["world/badnet/rvpt/pr-higher;perturbation=badnet"] <= 6
     assert "Does repelling" in (tmp_path / "pr" / "report.html").read_text()
     # Without prompts before them, the first blocks' features are the undefended ones'.
     key = "pr;perturbation=badnet;token=class;layer=1"
