@@ -216,13 +216,11 @@ def adversarial(
 ) -> None:
     """Accuracy under adversarial noise (PGD) of the undefended model, RVPT and adversarial prompt tuning."""
     from clip_decomp.cli.run import open_subject
-    from clip_decomp.data import open_data
-    from clip_decomp.errors import DataError
     from clip_decomp.evaluation import evaluate, interval_metrics
     from clip_decomp.results import prefix, scale_of
     from defenses import RVPT
     from defenses.adv_pt import AdvPT
-    from defenses.few_shot import world_pictures
+    from defenses.few_shot import training_pictures
     from defenses.robustness import pgd_accuracy
 
     clock = Clock()
@@ -230,12 +228,7 @@ def adversarial(
     subject = open_subject(model, data, None, None, images, seed, device)
     test, scale = subject.data.test, subject.model.logit_scale.item()
     defended = RVPT.load(rvpt, subject.model)
-    train = open_data(
-        data or subject.model.card["data"], subject.model.visual.image_size, seed, train=world_pictures(shots)
-    ).train
-    if train is None:
-        raise DataError(f"{test.name} has no training pictures to tune prompts on.")
-    tuned.fit(subject.model, train)
+    tuned.fit(subject.model, training_pictures(subject.spec, subject.model.visual.image_size, seed, shots))
     metrics: dict[str, float] = {}
     rows = [("", f"clean accuracy; accuracy under PGD, {steps} steps, {budget:g}/255")]
     for name, each in (("none", subject.model), ("rvpt", defended), ("advpt", tuned)):

@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import json
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -24,14 +23,15 @@ from typing import Any
 
 from clip_decomp.cli.run import Subject, open_subject
 from clip_decomp.data import open_data
-from clip_decomp.data.sets import DataSet
+from clip_decomp.data.sets import ImageSet
 from clip_decomp.errors import DataError, SettingError
 from clip_decomp.evaluation import Classifier, Encoder, PromptedClassifier, evaluate, require_attack
 from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.results import prefix, write_json
 from defenses import CBPT, RVPT, LinearProbe
-from defenses.few_shot import world_pictures
+from defenses.few_shot import training_pictures
 from defenses.inversion import Inversion
+from defenses.tuning import timed
 
 DEFENSES = ("rvpt", "vpt", "cbpt", "linear-probe")
 _MEASURES = ("asr", "ca", "pa")
@@ -199,8 +199,11 @@ def _subject(model: str, data: str | None, images: int | None, device: str) -> S
 
 
 @lru_cache(maxsize=4)
-def _data(spec: str, side: int, images: int | None, shots: int | None = None) -> DataSet:
-    return open_data(spec, side, test=images, train=world_pictures(shots))
+def _test(spec: str, side: int, images: int | None) -> ImageSet:
+    return open_data(spec, side, test=images).test
+
+
+_training = lru_cache(maxsize=4)(training_pictures)
 
 
 @lru_cache(maxsize=8)
@@ -223,7 +226,7 @@ def _numbers(
     """The measures on every test set; with ``gate`` the attack must have taken on the first."""
     found = {}
     for name in tests:
-        test = _data(name, subject.model.visual.image_size, images).test
+        test = _test(name, subject.model.visual.image_size, images)
         if template is not None:
             test = replace(test, templates=(template,))
         each = evaluate(encoder, test, subject.trigger, subject.target)
@@ -245,18 +248,15 @@ def _measured(fit: Fit, data: str | None, device: str, unfinished: Path) -> dict
         raise DataError(f"{fit.model} is another model by now.")
     defense = fit.made(unfinished)
     before = _undefended(fit.model, fit.tests, fit.template, data, fit.images, device)
-    train = _data(fit.tuned_on, model.visual.image_size, fit.images, defense.shots).train
-    if train is None:
-        raise DataError(f"{fit.tuned_on} has no training pictures to tune on.")
-    if fit.template is not None:
-        train = replace(train, templates=(fit.template,))
-    start = time.perf_counter()
-    if isinstance(defense, RVPT):
-        defense.fit(model, train, without=(target,) if fit.without_target else ())
-    else:
-        defense.fit(model, train)
-    # A fit that was interrupted knows what its tuning took before.
-    seconds = max(time.perf_counter() - start, getattr(defense, "history_", [{}])[-1].get("seconds", 0.0))
+    train = _training(fit.tuned_on, model.visual.image_size, 0, defense.shots, fit.template)
+
+    def tune() -> None:
+        if isinstance(defense, RVPT):
+            defense.fit(model, train, without=(target,) if fit.without_target else ())
+        else:
+            defense.fit(model, train)
+
+    seconds = timed(defense, tune)
     after = _numbers(defense, subject, fit.tests, fit.template, fit.images)
     return {
         "fit": asdict(fit),

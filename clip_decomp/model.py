@@ -80,8 +80,17 @@ class HookedCLIP:
 
     def normalize(self, pixels: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch 3 row column"]:
         """Pixels in 0..1 to the towers' input."""
-        mean, std = (torch.tensor(each, device=pixels.device)[:, None, None] for each in (self.mean, self.std))
+        mean, std = self._moments(pixels)
         return (pixels - mean) / std
+
+    def denormalize(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch 3 row column"]:
+        """The towers' input to pixels in 0..1."""
+        mean, std = self._moments(images)
+        return images * std + mean
+
+    def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(each, device=like.device)[:, None, None] for each in (self.mean, self.std))
+        return mean, std
 
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 row column"]:
         """A PIL image to the towers' input: resized, cropped, normalized."""

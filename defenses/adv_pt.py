@@ -18,7 +18,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -26,16 +26,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clip_decomp.data.sets import BATCH_SIZE, PLAIN_TEMPLATE, ImageSet
+from clip_decomp.evaluation import scorer
 from clip_decomp.model import HookedCLIP
 from clip_decomp.prompts.classwise import ClassPrompts, check_contexts
 
 from .defended import TextSideDefense
 from .few_shot import FewShots, check_shots
-from .robustness import check_noise, class_logits, pgd
-from .tuning import Tuning, frozen
+from .robustness import check_noise, pgd
+from .tuning import TunedTokens, frozen
 
 
-class AdvPT(TextSideDefense):
+class AdvPT(TunedTokens, TextSideDefense):
     """A model whose classes are told by a shared context tuned on adversarial pictures.
 
     Args:
@@ -74,11 +75,7 @@ class AdvPT(TextSideDefense):
         self.length, self.words, self.shots, self.budget, self.steps = length, words, shots, budget, steps
         self.epochs, self.batch_size, self.lr, self.momentum = epochs, batch_size, lr, momentum
         self.seed, self.progress = seed, progress
-        self._tuning()  # complains about settings out of its range
-
-    def settings(self) -> dict[str, Any]:
-        """What was asked for, for results."""
-        return {key: value for key, value in vars(self).items() if not key.endswith("_") and key != "progress"}
+        self.tuning()  # complains about settings out of its range
 
     def fit(
         self,
@@ -106,19 +103,15 @@ class AdvPT(TextSideDefense):
                 loss = F.cross_entropy(scale * bank[rows] @ prompts.vectors().T, truth[rows], reduction="sum")
                 return loss / self.batch_size, {"cross_entropy": loss.detach()}
 
-            self.history_ = self._tuning().tune(prompts, len(truth), losses, "advpt", self.progress)
+            self.history_ = self.tuning().tune(prompts, len(truth), losses, "advpt", self.progress)
         return self
 
     def _adversarial(self, chosen: FewShots) -> Float[Tensor, "image d_embed"]:
         """Unit features of the chosen pictures under PGD against the model's zero-shot prompts."""
         model, found = self.model_, []
-        logits = class_logits(model, chosen.class_names, chosen.templates, model.logit_scale.item())
-        mean, std = (torch.tensor(each)[:, None, None] for each in (model.mean, model.std))
+        logits = scorer(model, chosen.class_names, chosen.templates, model.logit_scale.item())
         for images, labels in zip(chosen.images.split(BATCH_SIZE), chosen.labels.split(BATCH_SIZE), strict=True):
-            noisy = pgd(logits, (images * std + mean).clamp(0, 1), labels, self.budget, self.steps, self.seed)
+            noisy = pgd(logits, model.denormalize(images).clamp(0, 1), labels, self.budget, self.steps, self.seed)
             with torch.no_grad():
                 found.append(model.encode_image(model.normalize(noisy), normalize=True).float())
         return torch.cat(found)
-
-    def _tuning(self) -> Tuning:
-        return Tuning(self.epochs, self.batch_size, self.lr, self.momentum, self.seed)

@@ -25,7 +25,6 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -45,13 +44,13 @@ from clip_decomp.training.lean import lean
 from .defended import TextSideDefense
 from .few_shot import FewShots, check_shots
 from .inversion import Inversion, invert_trigger
-from .tuning import Tuning, frozen
+from .tuning import TunedTokens, frozen
 
 #: With more classes the text tower's activations are computed again in the backward pass instead of kept.
 RECOMPUTE_FROM = 128
 
 
-class CBPT(TextSideDefense):
+class CBPT(TunedTokens, TextSideDefense):
     """A model whose classes are told by tuned class-wise text prompts.
 
     Args:
@@ -108,13 +107,7 @@ class CBPT(TextSideDefense):
         self.weight_ce, self.weight_bd, self.weight_align = weights
         self.lr, self.momentum, self.inversion = lr, momentum, inversion or Inversion()
         self.bf16, self.seed, self.checkpoint, self.progress = bf16, seed, checkpoint, progress
-        self._tuning()  # complains about settings out of its range
-
-    def settings(self) -> dict[str, Any]:
-        """What was asked for, for results."""
-        hidden = ("checkpoint", "progress", "inversion")
-        found = {key: value for key, value in vars(self).items() if not key.endswith("_") and key not in hidden}
-        return found | {"inversion": asdict(self.inversion)}
+        self.tuning()  # complains about settings out of its range
 
     def fit(
         self,
@@ -185,9 +178,10 @@ class CBPT(TextSideDefense):
             taken = (bad.argmax(1) == wanted).sum()
             return total / self.batch_size, {key: value.detach() for key, value in parts.items()} | {"fooled": taken}
 
-        run = {key: value for key, value in self.settings().items() if key not in asdict(self._tuning())}
-        run |= {"base": fingerprint(self.model_), **chosen.identity(self.model_)}
-        self.history_ = self._tuning().tune(
+        def run() -> dict[str, Any]:
+            return {**self.settings(), "base": fingerprint(self.model_), **chosen.identity(self.model_)}
+
+        self.history_ = self.tuning().tune(
             self.prompts_, len(labels), losses, "cbpt", self.progress, self.checkpoint, run
         )
 
@@ -198,9 +192,8 @@ class CBPT(TextSideDefense):
         images = images.to(bank.device)
         positive = self.inversion.positive(bank[rows], wanted, bank, labels, generator)
         noise = invert_trigger(self.model_, images, positive, self.inversion, bf16=self.bf16)
-        std = torch.tensor(self.model_.std, device=images.device)[:, None, None]
         with torch.no_grad():
-            return self._features(images + noise / std)
+            return self._features(self.model_.normalize(self.model_.denormalize(images) + noise))
 
     def _features(self, images: Tensor) -> Tensor:
         with lean(self.model_.device, self.bf16):
@@ -208,6 +201,3 @@ class CBPT(TextSideDefense):
 
     def _log_probabilities(self, features: Tensor, vectors: Tensor) -> Float[Tensor, "batch cls"]:
         return F.log_softmax(self.model_.logit_scale.detach() * features @ vectors.T, dim=1)
-
-    def _tuning(self) -> Tuning:
-        return Tuning(self.epochs, self.batch_size, self.lr, self.momentum, self.seed)

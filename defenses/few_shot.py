@@ -8,13 +8,14 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clip_decomp.data import open_data
 from clip_decomp.data.sets import PLAIN_TEMPLATE, ImageSet
 from clip_decomp.errors import DataError, SettingError
 from clip_decomp.model import HookedCLIP
@@ -23,14 +24,22 @@ from clip_decomp.models.fingerprint import fingerprint
 from .tuning import digest
 
 
-def world_pictures(shots: int | None) -> int:
-    """How many training pictures of the world to draw, so that every class has enough: it has any number.
+def training_pictures(
+    spec: str, side: int, seed: int = 0, shots: int | None = None, template: str | None = None
+) -> ImageSet:
+    """The pictures of some data that a defense may learn from; of the world, enough for every class.
 
-    Example:
-        >>> world_pictures(16), world_pictures(400)
-        (4000, 16000)
+    Args:
+        side: of the pictures that the world draws.
+        template: of all prompts, instead of the data's own.
+
+    Raises:
+        DataError: the data has no training pictures.
     """
-    return max(4000, 40 * (shots or 0))
+    train = open_data(spec, side, seed, train=max(4000, 40 * (shots or 0))).train
+    if train is None:
+        raise DataError(f"{spec} has no training pictures to tune on: name other data.")
+    return train if template is None else replace(train, templates=(template,))
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ from clip_decomp.training.settings import TrainSettings
 from clip_decomp.training.step import ContrastiveStep
 from clip_decomp.training.trainer import train
 
+from .tuning import WithSettings
+
 _WARMUP = 50
 #: Settings by name.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -52,7 +54,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class FineTune:
+class FineTune(WithSettings):
     """A model fine-tuned on clean pairs.
 
     Args:
@@ -100,11 +102,6 @@ class FineTune:
             raise SettingError(f"There is no preset {name!r}; did you mean one of {nearest(name, list(PRESETS))}?")
         return cls(**{**PRESETS[name], **changes})
 
-    def settings(self) -> dict[str, Any]:
-        """What was asked for, for results."""
-        hidden = ("checkpoint", "progress")
-        return {key: value for key, value in vars(self).items() if not key.endswith("_") and key not in hidden}
-
     def fit(self, model: HookedCLIP, stream: PairStream) -> Self:
         """Fine-tune a copy of a model on the first pairs of a stream.
 
@@ -113,8 +110,10 @@ class FineTune:
             TrainingFailed: the loss or its gradient is not finite.
         """
         clip, kept = copy.deepcopy(model.clip), FirstPairs(stream, self.pairs, self.seed)
-        towers = {"image": fingerprint(model), "text": fingerprint(model, "text")}
-        run = {"defense": self.name, "base": towers, "data": kept.digest(), **self.settings()}
+        run: dict[str, Any] = {}
+        if self.checkpoint is not None:  # what is resumed must be this very run
+            towers = {"image": fingerprint(model), "text": fingerprint(model, "text")}
+            run = {"defense": self.name, "base": towers, "data": kept.digest(), **self.settings()}
         self.history_ = train(
             clip,
             model.tokenizer,

@@ -122,8 +122,7 @@ def invert_trigger(
     settings = settings or Inversion()
     if isinstance(target, str):
         target = class_vectors(model, [target])
-    std = torch.tensor(model.std, device=images.device)[:, None, None]
-    low, high = (model.normalize(torch.full_like(images[:1], value)) for value in (0.0, 1.0))
+    pixels = model.denormalize(images)
     with frozen(model.clip):
         with torch.no_grad(), lean(model.device, bf16):
             negative = model.encode_image(images, normalize=True).float()
@@ -132,11 +131,11 @@ def invert_trigger(
         for _ in range(settings.steps):
             noise.requires_grad_(True)
             with lean(model.device, bf16):
-                features = model.encode_image(images + noise / std, normalize=True).float()
+                features = model.encode_image(model.normalize(pixels + noise), normalize=True).float()
             logits = scale * torch.stack([(features * positive).sum(1), (features * negative).sum(1)], dim=1)
             loss = -F.log_softmax(logits, dim=1)[:, 0]
             (gradient,) = torch.autograd.grad(loss.mean() if universal else loss.sum(), noise)
             noise = settings.step(noise.detach(), gradient)
             if not universal:  # within every picture's pixels
-                noise = ((images + noise / std).clamp(low, high) - images) * std
+                noise = (pixels + noise).clamp(0, 1) - pixels
     return noise

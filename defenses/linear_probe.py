@@ -18,7 +18,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +30,10 @@ from clip_decomp.errors import SettingError
 from clip_decomp.model import HookedCLIP
 
 from .few_shot import FewShots
+from .tuning import WithSettings
 
 
-class LinearProbe:
+class LinearProbe(WithSettings):
     """A model that tells fixed classes apart by a linear layer.
 
     Args:
@@ -66,10 +67,6 @@ class LinearProbe:
             )
         self.solver, self.shots, self.epochs, self.batch_size = solver, shots, epochs, batch_size
         self.lr, self.momentum, self.inverse_penalty, self.seed = lr, momentum, inverse_penalty, seed
-
-    def settings(self) -> dict[str, Any]:
-        """What was asked for, for results."""
-        return {key: value for key, value in vars(self).items() if not key.endswith("_")}
 
     def fit(
         self,

@@ -15,25 +15,19 @@ Example:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from clip_decomp.contributions import pictures
 from clip_decomp.data.sets import BATCH_SIZE, ImageSet
 from clip_decomp.errors import SettingError
-from clip_decomp.evaluation import Classifier, Encoder, PromptedClassifier, Rate, rate
-from clip_decomp.zeroshot import class_vectors
-
-#: Pixels in 0..1 to logits.
-Logits = Callable[[Float[Tensor, "batch 3 row column"]], Float[Tensor, "batch cls"]]
+from clip_decomp.evaluation import Classifier, Encoder, PromptedClassifier, Rate, Scorer, rate, scorer
 
 
 def pgd(
-    logits: Logits,
+    logits: Scorer,
     pixels: Float[Tensor, "batch 3 row column"],
     labels: Int[Tensor, " batch"],
     budget: float = 8 / 255,
@@ -95,7 +89,7 @@ def pgd_accuracy(
     Args:
         scale: the inverse temperature of the model's logits.
     """
-    logits, right, count = class_logits(model, data.class_names, data.templates, scale), 0, 0
+    logits, right, count = scorer(model, data.class_names, data.templates, scale), 0, 0
     for pixels, labels, _ in pictures(data, None, batch_size, progress):
         noisy = pgd(logits, pixels, labels, budget, steps, seed)
         with torch.no_grad():
@@ -104,31 +98,10 @@ def pgd_accuracy(
     return rate(right, count)
 
 
-def class_logits(
-    model: Encoder | Classifier | PromptedClassifier,
-    class_names: Sequence[str],
-    templates: Sequence[str],
-    scale: float,
-) -> Logits:
-    """A model as a function of pixels, which gives its logits on the pixels' own device."""
-    if isinstance(model, Classifier):
-        return lambda pixels: model.classify(model.normalize(pixels)).to(pixels.device)
-    if isinstance(model, PromptedClassifier):
-        vectors = model.class_vectors()
-    else:
-        vectors = class_vectors(model, class_names, templates)
-
-    def logits(pixels: Tensor) -> Tensor:
-        features = model.encode_image(model.normalize(pixels).to(vectors.device))
-        return (scale * F.normalize(features, dim=-1) @ vectors.T).to(pixels.device)
-
-    return logits
-
-
 class _Module(nn.Module):
     """What foolbox wants a function to be."""
 
-    def __init__(self, logits: Logits):
+    def __init__(self, logits: Scorer):
         super().__init__()
         self.logits = logits
 

@@ -31,7 +31,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -52,7 +52,7 @@ from clip_decomp.zeroshot import class_vectors
 from .defended import ImageSideDefense
 from .few_shot import FewShots, check_shots
 from .prefix import Prefix, class_tokens
-from .tuning import Tuning, frozen
+from .tuning import TunedTokens, frozen
 
 #: Changes normalized pictures of a batch, given a generator, each time they are seen.
 Augment = Callable[[Float[Tensor, "batch 3 row column"], torch.Generator], Float[Tensor, "batch 3 row column"]]
@@ -74,7 +74,7 @@ class Losses:
         return self.cross_entropy + alpha * self.repelling
 
 
-class RVPT(ImageSideDefense):
+class RVPT(TunedTokens, ImageSideDefense):
     """A model with visual prompts tuned to keep what tells the classes apart and to repel the rest.
 
     Args:
@@ -126,12 +126,7 @@ class RVPT(ImageSideDefense):
         self.alpha, self.length, self.depth, self.count_from, self.margin = alpha, length, depth, count_from, margin
         self.shots, self.epochs, self.batch_size, self.lr, self.momentum = shots, epochs, batch_size, lr, momentum
         self.bf16, self.seed, self.cache, self.checkpoint, self.progress = bf16, seed, cache, checkpoint, progress
-        self._tuning()  # complains about settings out of its range
-
-    def settings(self) -> dict[str, Any]:
-        """What was asked for, for results."""
-        hidden = ("cache", "checkpoint", "progress")
-        return {key: value for key, value in vars(self).items() if not key.endswith("_") and key not in hidden}
+        self.tuning()  # complains about settings out of its range
 
     def fit(
         self,
@@ -242,13 +237,10 @@ class RVPT(ImageSideDefense):
                     found = self.losses(streams, targets, labels[rows].to(device), vectors)
                 return found.total(self.alpha), {"cross_entropy": found.cross_entropy, "cosine": found.repelling}
 
-            # What is resumed must be the same equation on the same pictures and texts.
-            run = {"base": self.prompts_.base, **chosen.identity(self.model_)}
-            run |= {key: value for key, value in self.settings().items() if key not in asdict(self._tuning())}
+            def run() -> dict[str, Any]:  # what is resumed must be the same equation on the same pictures and texts
+                return {**self.settings(), "base": self.prompts_.base, **chosen.identity(self.model_)}
+
             label = "rvpt" if self.alpha else "vpt"
-            self.history_ = self._tuning().tune(
+            self.history_ = self.tuning().tune(
                 self.prompts_, len(labels), losses, label, self.progress, self.checkpoint, run
             )
-
-    def _tuning(self) -> Tuning:
-        return Tuning(self.epochs, self.batch_size, self.lr, self.momentum, self.seed)

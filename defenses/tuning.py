@@ -15,7 +15,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,16 @@ def digest(*tensors: Tensor) -> str:
     return found.hexdigest()
 
 
+class WithSettings:
+    """A defense whose arguments are its attributes."""
+
+    def settings(self) -> dict[str, Any]:
+        """What was asked for, for results; where it is kept and whether it is shown apart."""
+        apart = ("cache", "checkpoint", "progress")
+        own = {key: each for key, each in vars(self).items() if not key.endswith("_") and key not in apart}
+        return {key: asdict(each) if is_dataclass(each) else each for key, each in own.items()}
+
+
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """For the time being no parameter of a module asks for a gradient."""
@@ -52,6 +62,13 @@ def frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for each in asking:
             each.requires_grad_(True)
+
+
+def timed(defense: Any, fit: Callable[[], Any]) -> float:
+    """Fit a defense, and return the seconds that it took, those before an interruption included."""
+    start = time.perf_counter()
+    fit()
+    return max(time.perf_counter() - start, getattr(defense, "history_", [{}])[-1].get("seconds", 0.0))
 
 
 @dataclass(frozen=True)
@@ -86,7 +103,7 @@ class Tuning:
         label: str,
         progress: bool = True,
         folder: Path | None = None,
-        run: dict[str, Any] | None = None,
+        run: Callable[[], dict[str, Any]] | None = None,
     ) -> list[dict[str, float]]:
         """Descend, and return for every epoch the means over its pictures of what ``losses`` reports.
 
@@ -97,7 +114,7 @@ class Tuning:
             count: pictures.
             losses: called with the numbers of a batch's pictures, the epoch, and a generator that depends on the epoch.
             folder: where a checkpoint is kept after every epoch; a run found there is resumed.
-            run: what makes this run another than one with the same settings, as JSON.
+            run: tells what makes this run another than one with the same settings, as JSON; asked with a folder only.
 
         Raises:
             TrainingFailed: a loss that is not finite.
@@ -110,7 +127,9 @@ class Tuning:
             raise SettingError(
                 f"Process {processes.rank} computes on {processes.device}: load the model there, not on {device}."
             )
-        identity, start, history = {**asdict(self), "count": count, **(run or {})}, 0, []
+        identity, start, history = {**asdict(self), "count": count}, 0, []
+        if folder is not None and run is not None:
+            identity |= run()
         processes.wait()
         if folder is not None and (folder / "checkpoint.json").exists():
             start, history = load_checkpoint(folder, tokens, [optimizer], identity)
@@ -153,3 +172,21 @@ class Tuning:
                 if parameter.grad is not None:
                     parameter.grad.mul_(processes.count)  # the batch's sum, shared out
         optimizer.step()
+
+
+class TunedTokens(WithSettings):
+    """A defense that descends a loss on tokens, by settings that are among its own."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    seed: int
+
+    def tuning(self) -> Tuning:
+        """The descent.
+
+        Raises:
+            SettingError: a setting out of its range.
+        """
+        return Tuning(self.epochs, self.batch_size, self.lr, self.momentum, self.seed)

@@ -34,12 +34,17 @@ Force = Annotated[bool, typer.Option("--force", help="Evaluate the defense even 
 
 @dataclass
 class Subject:
-    """A model, the data it is measured on, and the attack on it (None for a clean model)."""
+    """A model, the data it is measured on, and the attack on it (None for a clean model).
+
+    Attributes:
+        spec: what the data was opened by.
+    """
 
     model: HookedCLIP
     data: DataSet
     trigger: Trigger | None
     target: str | None
+    spec: str
 
     @property
     def attack(self) -> str:
@@ -109,7 +114,7 @@ def open_subject(
             raise SettingError(f"{opened.test.name} has no target class for {trigger.name}: name one with --target.")
         if check_target:
             opened.test.class_index(goal)
-    return Subject(hooked, opened, trigger, goal if trigger is not None else None)
+    return Subject(hooked, opened, trigger, goal if trigger is not None else None, spec)
 
 
 def check_device(device: str) -> str:

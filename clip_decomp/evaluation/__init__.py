@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -34,7 +35,7 @@ from ..contributions import pictures
 from ..convention import EXACT, Convention
 from ..data.sets import BATCH_SIZE, ImageSet
 from ..errors import AttackFailed, DataError
-from ..zeroshot import predict, sided_vectors
+from ..zeroshot import class_vectors
 from .rates import Rate, Tally, interval_metrics, rate
 from .result import ClassTallies, Evaluation
 
@@ -46,15 +47,18 @@ __all__ = [
     "Evaluation",
     "PromptedClassifier",
     "Rate",
+    "Scorer",
     "Tally",
     "attack_rates",
     "evaluate",
     "interval_metrics",
     "rate",
     "require_attack",
+    "scorer",
 ]
 
-_Guess = Callable[[Float[Tensor, "batch 3 row column"]], Int[Tensor, " batch"]]
+#: Pixels in 0..1 to a score for every class.
+Scorer = Callable[[Float[Tensor, "batch 3 row column"]], Float[Tensor, "batch cls"]]
 #: Below this undefended success rate a defense is not evaluated.
 ASR_GATE = 0.8
 
@@ -108,7 +112,9 @@ def evaluate(
     Raises:
         DataError: no target class is known, or it is not among the classes; a classifier of other classes.
     """
-    plain, called = _guessers(model, data, trigger)
+    plain = called = scorer(model, data.class_names, data.templates)
+    if trigger is not None and trigger.word:
+        called = scorer(model, data.class_names, data.templates, word=trigger.word)
     clean, labels = _predictions(plain, data, None, batch_size, "clean" if progress else None)
     asr = poisoned = triggered = goal = None
     name = target or data.target
@@ -157,30 +163,45 @@ def require_attack(evaluation: Evaluation, gate: float = ASR_GATE) -> None:
         )
 
 
-def _guessers(
-    model: Encoder | Classifier | PromptedClassifier, data: ImageSet, trigger: Trigger | None
-) -> list[_Guess]:
-    """What tells the class of clean and of triggered pictures in 0..1."""
+def scorer(
+    model: Encoder | Classifier | PromptedClassifier,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    scale: float = 1.0,
+    word: str = "",
+) -> Scorer:
+    """A model of whatever kind as a function of pixels in 0..1, which scores the classes on the pixels' own device.
+
+    Args:
+        scale: the inverse temperature of cosines; classifiers have their own.
+        word: of a trigger, before the prompts.
+
+    Raises:
+        DataError: a classifier of other classes.
+    """
     own = isinstance(model, Classifier | PromptedClassifier)
-    if own and tuple(model.class_names_) != tuple(data.class_names):
-        raise DataError(f"{data.name} has other classes than those that the classifier was fitted to.")
+    if own and tuple(model.class_names_) != tuple(class_names):
+        raise DataError(f"The classifier was fitted to other classes: {', '.join(model.class_names_)}.")
     if isinstance(model, Classifier):
-        return [lambda pixels: model.classify(model.normalize(pixels)).argmax(-1)] * 2
-
-    def nearest_to(vectors: Tensor) -> _Guess:
-        return lambda pixels: predict(model.encode_image(model.normalize(pixels)), vectors)
-
+        return lambda pixels: model.classify(model.normalize(pixels)).to(pixels.device)
     if isinstance(model, PromptedClassifier):
-        return [nearest_to(model.class_vectors(word)) for word in ("", trigger.word if trigger else "")]
-    return [nearest_to(vectors) for vectors in sided_vectors(model, data, trigger)]
+        vectors = model.class_vectors(word)
+    else:
+        vectors = class_vectors(model, class_names, [word + template for template in templates])
+
+    def scores(pixels: Tensor) -> Tensor:
+        features = model.encode_image(model.normalize(pixels).to(vectors.device))
+        return (scale * F.normalize(features.float(), dim=-1) @ vectors.T).to(pixels.device)
+
+    return scores
 
 
 def _predictions(
-    guess: _Guess, data: ImageSet, trigger: Trigger | None, batch_size: int, progress: str | None
+    scores: Scorer, data: ImageSet, trigger: Trigger | None, batch_size: int, progress: str | None
 ) -> tuple[Tensor, Tensor]:
     guesses, truths = [], []
     for pixels, labels, _ in pictures(data, trigger, batch_size, progress):
-        guesses.append(guess(pixels).cpu())
+        guesses.append(scores(pixels).argmax(-1).cpu())
         truths.append(labels)
     return torch.cat(guesses), torch.cat(truths)
 

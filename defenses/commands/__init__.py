@@ -14,8 +14,13 @@ _defend.command("decomp-rep")(decomp.decomp_rep)
 _defend.command("rvpt")(prompts.rvpt)
 _defend.command("vpt")(prompts.vpt)
 _defend.command("cbpt")(prompts.cbpt)
-_defend.command("finetune")(fine_tuned.finetune)
-_defend.command("cleanclip")(fine_tuned.cleanclip)
+_defend.command("finetune", help="FT: fine-tune the whole model on clean pairs with the CLIP loss.")(
+    fine_tuned.command("FineTune")
+)
+_defend.command(
+    "cleanclip",
+    help="CleanCLIP: fine-tune the whole model on clean pairs, with self-supervision of pictures and of captions.",
+)(fine_tuned.command("CleanCLIP"))
 _detect.command("decomp-det")(decomp.decomp_det)
 _bench.command("rvpt")(bench.rvpt)
 

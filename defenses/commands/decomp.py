@@ -22,7 +22,7 @@ from clip_decomp.cli.run import (
 )
 from clip_decomp.results import Results, prefix, scale_of
 
-from .subjects import attacked, compared
+from .subjects import Fitted, attacked, defend, undefended
 
 Epsilon = Annotated[
     float | None,
@@ -54,35 +54,26 @@ def decomp_rep(
 ) -> None:
     """Decomp-Rep: replace infected heads of the last layer, or the last five MLPs, by their clean means."""
     from clip_decomp.errors import SettingError
-    from clip_decomp.evaluation import evaluate, require_attack
 
     from ..decomp_rep import DecompRep
     from ..decomp_rep_total import DecompRepTotal
 
     if effect not in ("direct", "total") or (effect == "total" and components != "heads"):
         raise SettingError(f"Repair has a direct effect, or a total one on heads; not effect={effect} on {components}.")
-    clock = Clock()
-    subject = attacked(model, data, attack, target, images, seed, device)
-    test = subject.data.test
-    before = evaluate(subject.model, test, subject.trigger, subject.target, progress=True)
-    if not force:
-        require_attack(before)
+    clock, subject = Clock(), attacked(model, data, attack, target, images, seed, device)
     held_out = subject.data.held_out
-    settings = {**subject.settings(), "components": components, "effect": effect}
-    defense: DecompRep | DecompRepTotal
-    if effect == "total":
-        defense = DecompRepTotal().fit(subject.model, held_out)
-        settings |= {"false_positive_rate": defense.false_positive_rate}
-    else:
-        defense = DecompRep(components, epsilon=epsilon, measure=measure, share=share).fit(subject.model, held_out)
-        used = defense.selector_.epsilon if components == "heads" else None
-        settings |= {"epsilon": used, "measure": measure, "share": share}
-    after = evaluate(defense, test, subject.trigger, subject.target, progress=True)
-    key = f";components={components};effect={effect}"
-    metrics = before.metrics(prefix(test.name, subject.attack, "none"))
-    metrics |= {k + key: v for k, v in after.metrics(prefix(test.name, subject.attack, "decomp-rep")).items()}
-    results = Results("defend decomp-rep", scale_of(test.name), seed, settings, subject.counts(), metrics, clock())
-    finish(results, out, as_json, compared(before, after))
+
+    def fit() -> Fitted:
+        settings = {"components": components, "effect": effect}
+        key = f";components={components};effect={effect}"
+        if effect == "total":
+            total = DecompRepTotal().fit(subject.model, held_out)
+            return Fitted(total, settings | {"false_positive_rate": total.false_positive_rate}, key=key)
+        direct = DecompRep(components, epsilon=epsilon, measure=measure, share=share).fit(subject.model, held_out)
+        used = direct.selector_.epsilon if components == "heads" else None
+        return Fitted(direct, settings | {"epsilon": used, "measure": measure, "share": share}, key=key)
+
+    defend("decomp-rep", subject, fit, seed, out, force, as_json, clock)
 
 
 def decomp_det(
@@ -102,21 +93,17 @@ def decomp_det(
     as_json: Json = False,
 ) -> None:
     """Decomp-Det: count the heads of the last layer that are unlike their clean prototypes."""
-    from clip_decomp.evaluation import evaluate, require_attack
-
     from ..decomp_det import DecompDet
     from ..detection import detect
 
     clock = Clock()
     subject = attacked(model, data, attack, target, images, seed, device)
     test = subject.data.test
-    undefended = evaluate(subject.model, test, subject.trigger, subject.target, progress=True)
-    if not force:
-        require_attack(undefended)
+    before = undefended(subject, force)
     detector = DecompDet(score, epsilon=epsilon, measure=measure, share=share)
     detector.fit(subject.model, subject.data.held_out)
     found = detect(detector, subject.model, test, subject.trigger, subject.target, seed, progress=True)
-    metrics = undefended.metrics(prefix(test.name, subject.attack, "none"))
+    metrics = before.metrics(prefix(test.name, subject.attack, "none"))
     key = f";score={score}"
     metrics |= {k + key: v for k, v in found.metrics(prefix(test.name, subject.attack, "decomp-det")).items()}
     settings = {
@@ -129,7 +116,7 @@ def decomp_det(
     counts = {**subject.counts(), "target_clean": len(found.target_clean), "triggered": len(found.triggered)}
     results = Results("detect decomp-det", scale_of(test.name), seed, settings, counts, metrics, clock())
     rows = [
-        ("attack success rate, undefended", str(undefended.attack_success_rate)),
+        ("attack success rate, undefended", str(before.attack_success_rate)),
         ("AUROC against all clean pictures", _area(found.auroc)),
         (f"AUROC against clean {subject.target}", _area(found.auroc_target)),
     ]

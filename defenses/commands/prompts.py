@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clip_decomp.cli.run import Attack, Clock, Data, Device, Force, Images, Json, Model, Out, Seed, Target, finish
-from clip_decomp.results import Results, prefix, scale_of
+from clip_decomp.cli.run import Attack, Clock, Data, Device, Force, Images, Json, Model, Out, Seed, Subject, Target
 
-from .subjects import attacked, compared
+from .subjects import Fitted, attacked, checkpoint, defend
 
 if TYPE_CHECKING:
     from ..cbpt import CBPT
@@ -57,11 +56,12 @@ def rvpt(
     """RVPT: tune visual prompts on a few clean pictures to keep the classes apart and repel everything else."""
     from ..rvpt import RVPT
 
+    clock = Clock()
     settings = {"alpha": alpha, "margin": margin, "shots": shots, "length": length, "depth": depth}
     settings |= {"count_from": count_from, "epochs": epochs, "batch_size": batch_size, "lr": lr}
-    defense = RVPT(**settings, seed=seed, checkpoint=_checkpoint(out))
-    subject = (model, data, attack, target, images, seed, device)
-    _tuned("rvpt", defense, subject, tune_on, template, without_target, out, force, as_json)
+    defense = RVPT(**settings, seed=seed, checkpoint=checkpoint(out))
+    subject = attacked(model, data, attack, target, images, seed, device)
+    _tuned("rvpt", defense, subject, tune_on, template, without_target, seed, out, force, as_json, clock)
 
 
 def vpt(
@@ -89,11 +89,12 @@ def vpt(
     """VPT: the same prompts, tuned to keep the classes apart alone (RVPT with alpha 0)."""
     from ..rvpt import RVPT
 
+    clock = Clock()
     settings = {"alpha": 0.0, "shots": shots, "length": length, "depth": depth}
     settings |= {"count_from": count_from, "epochs": epochs, "batch_size": batch_size, "lr": lr}
-    defense = RVPT(**settings, seed=seed, checkpoint=_checkpoint(out))
-    subject = (model, data, attack, target, images, seed, device)
-    _tuned("vpt", defense, subject, tune_on, template, without_target, out, force, as_json)
+    defense = RVPT(**settings, seed=seed, checkpoint=checkpoint(out))
+    subject = attacked(model, data, attack, target, images, seed, device)
+    _tuned("vpt", defense, subject, tune_on, template, without_target, seed, out, force, as_json, clock)
 
 
 def cbpt(
@@ -126,77 +127,53 @@ def cbpt(
     from ..cbpt import CBPT
     from ..inversion import Inversion
 
+    clock = Clock()
     inner = {"norm": norm, "budget": budget, "steps": steps, "positives": positives}
     settings: dict[str, Any] = {"shots": shots, "length": length, "position": position, "shared": shared}
     settings |= {"words": words, "epochs": epochs, "warmup": warmup, "batch_size": batch_size, "lr": lr}
-    defense = CBPT(**settings, inversion=Inversion(**inner), seed=seed, checkpoint=_checkpoint(out))
-    subject = (model, data, attack, target, images, seed, device)
-    _tuned("cbpt", defense, subject, tune_on, None, False, out, force, as_json)
-
-
-def _checkpoint(out: Path | None) -> Path | None:
-    """Where a run that is interrupted goes on."""
-    return None if out is None else out / "tuning"
+    defense = CBPT(**settings, inversion=Inversion(**inner), seed=seed, checkpoint=checkpoint(out))
+    subject = attacked(model, data, attack, target, images, seed, device)
+    _tuned("cbpt", defense, subject, tune_on, None, False, seed, out, force, as_json, clock)
 
 
 def _tuned(
     name: str,
     defense: RVPT | CBPT,
-    subject_of: tuple[Any, ...],
+    subject: Subject,
     tune_on: str | None,
     template: str | None,
     without_target: bool,
-    out: Path | None,
-    force: bool,
-    as_json: bool,
+    *run: Any,
 ) -> None:
-    from dataclasses import replace
-
-    from clip_decomp.data import open_data
-    from clip_decomp.errors import DataError
-    from clip_decomp.evaluation import evaluate, require_attack
-    from clip_decomp.training.parallel import launched
-
-    from ..few_shot import world_pictures
+    """Tune prompts and compare; ``run`` is the rest of what :func:`defend` takes."""
+    from ..few_shot import training_pictures
     from ..rvpt import RVPT
+    from ..tuning import timed
 
-    clock, seed = Clock(), subject_of[5]
-    subject = attacked(*subject_of)
-    test, target = subject.data.test, subject.target
-    where = tune_on or subject_of[1] or subject.model.card.get("data")
-    opened = open_data(where, subject.model.visual.image_size, seed, train=world_pictures(defense.shots))
-    if opened.train is None:
-        raise DataError(f"{where} has no training pictures to tune prompts on: name others with --tune-on.")
-    train = opened.train
+    without = (subject.target,) if without_target and subject.target is not None else ()
+    train = training_pictures(
+        tune_on or subject.spec, subject.model.visual.image_size, run[0], defense.shots, template=template
+    )
     if template is not None:
-        test, train = replace(test, templates=(template,)), replace(train, templates=(template,))
-    before = evaluate(subject.model, test, subject.trigger, target, progress=True)
-    if not force:
-        require_attack(before)
-    start = clock()
-    without = (target,) if without_target and target is not None else ()
-    if isinstance(defense, RVPT):
-        defense.fit(subject.model, train, without=without)
-    else:
-        defense.fit(subject.model, train)
-    if not launched(subject.model.device).main:
-        return  # one of several processes measures and writes
-    tuning = max(clock() - start, defense.history_[-1]["seconds"])  # those before an interruption included
-    after = evaluate(defense, test, subject.trigger, target, progress=True)
-    if out is not None:
-        defense.save(out / "prompts")
-    metrics = before.metrics(prefix(test.name, subject.attack, "none"))
-    metrics |= after.metrics(prefix(test.name, subject.attack, name))
-    described = {**subject.settings(), "templates": list(test.templates), "tuned_on": train.name, "without": without}
-    described |= defense.settings() | {"parameters": defense.parameters, "tuning_seconds": round(tuning, 1)}
-    if isinstance(defense, RVPT):
-        described["blocks"] = defense.prompts_.blocks
-    counts = {**subject.counts(), "tuned": len(defense.chosen_)}
-    results = Results(f"defend {name}", scale_of(test.name), seed, described, counts, metrics, clock())
-    rows = compared(before, after)
-    rows.append(("tuned", f"{len(defense.chosen_)} pictures, {defense.parameters:,} parameters, {tuning:.0f} s"))
-    for key, last in defense.history_[-1].items():
-        first = next(epoch[key] for epoch in defense.history_ if key in epoch)  # some begin after a warm-up
-        if key != "seconds":
-            rows.append((key.replace("_", " "), f"{first:.3f}  ->  {last:.3f}"))
-    finish(results, out, as_json, rows)
+        subject.data = replace(subject.data, test=replace(subject.data.test, templates=(template,)))
+
+    def fit() -> Fitted:
+        if isinstance(defense, RVPT):
+            seconds = timed(defense, lambda: defense.fit(subject.model, train, without=without))
+        else:
+            seconds = timed(defense, lambda: defense.fit(subject.model, train))
+        settings = {"tuned_on": train.name, "without": without, **defense.settings()}
+        settings |= {"parameters": defense.parameters, "tuning_seconds": round(seconds, 1)}
+        if isinstance(defense, RVPT):
+            settings["blocks"] = defense.prompts_.blocks
+        pictures = len(defense.chosen_)
+        rows = [("tuned", f"{pictures} pictures, {defense.parameters:,} parameters, {seconds:.0f} s")]
+        for key, last in defense.history_[-1].items():
+            first = next(epoch[key] for epoch in defense.history_ if key in epoch)  # some begin after a warm-up
+            if key != "seconds":
+                rows.append((key.replace("_", " "), f"{first:.3f}  ->  {last:.3f}"))
+        return Fitted(
+            defense, settings, {"tuned": pictures}, rows, save=lambda folder: defense.save(folder / "prompts")
+        )
+
+    defend(name, subject, fit, *run)

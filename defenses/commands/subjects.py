@@ -1,13 +1,36 @@
-"""What the defenses' commands share: a model with its attack, and a table of before and after."""
+"""What the defenses' commands share: a model with its attack, and the way from before a defense to after it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from clip_decomp.cli.run import Subject, open_subject
+from clip_decomp.cli.run import Clock, Subject, finish, open_subject
+from clip_decomp.results import Results, prefix, scale_of
 
 if TYPE_CHECKING:
-    from clip_decomp.evaluation import Evaluation
+    from clip_decomp.evaluation import Classifier, Encoder, Evaluation, PromptedClassifier
+
+
+@dataclass
+class Fitted:
+    """A defense that was fitted, and what there is to say about it.
+
+    Attributes:
+        settings, counts: further ones of ``results.json``.
+        rows: further lines of the table.
+        key: what the names of its metrics carry, as ``;name=value``.
+        save: writes it into the output folder.
+    """
+
+    defense: Encoder | Classifier | PromptedClassifier
+    settings: dict[str, Any]
+    counts: dict[str, int] = field(default_factory=dict)
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    key: str = ""
+    save: Callable[[Path], None] | None = None
 
 
 def attacked(
@@ -26,7 +49,60 @@ def attacked(
     return subject
 
 
-def compared(before: Evaluation, after: Evaluation) -> list[tuple[str, str]]:
+def undefended(subject: Subject, force: bool = False) -> Evaluation:
+    """The model as it is.
+
+    Raises:
+        AttackFailed: the attack did not take, and nobody insists.
+    """
+    from clip_decomp.evaluation import evaluate, require_attack
+
+    found = evaluate(subject.model, subject.data.test, subject.trigger, subject.target, progress=True)
+    if not force:
+        require_attack(found)
+    return found
+
+
+def defend(
+    name: str,
+    subject: Subject,
+    fit: Callable[[], Fitted],
+    seed: int,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+    clock: Clock,
+) -> None:
+    """Measure a model, fit a defense to it, and measure again; of several processes, one measures and writes.
+
+    Raises:
+        AttackFailed: the attack did not take, and nobody insists.
+    """
+    from clip_decomp.evaluation import evaluate
+    from clip_decomp.training.parallel import launched
+
+    before, test = undefended(subject, force), subject.data.test
+    fitted = fit()
+    if not launched(subject.model.device).main:
+        return
+    after = evaluate(fitted.defense, test, subject.trigger, subject.target, progress=True)
+    if out is not None and fitted.save is not None:
+        fitted.save(out)
+    metrics = before.metrics(prefix(test.name, subject.attack, "none"))
+    metrics |= {
+        key + fitted.key: value for key, value in after.metrics(prefix(test.name, subject.attack, name)).items()
+    }
+    settings, counts = subject.settings() | fitted.settings, subject.counts() | fitted.counts
+    results = Results(f"defend {name}", scale_of(test.name), seed, settings, counts, metrics, clock())
+    finish(results, out, as_json, [*_compared(before, after), *fitted.rows])
+
+
+def checkpoint(out: Path | None) -> Path | None:
+    """Where a run that is interrupted goes on."""
+    return None if out is None else out / "tuning"
+
+
+def _compared(before: Evaluation, after: Evaluation) -> list[tuple[str, str]]:
     """Lines of a table: an undefended and a defended model."""
     rows = [("", "undefended  ->  defended")]
     for what, first, second in (

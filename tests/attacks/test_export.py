@@ -17,7 +17,6 @@ from PIL import Image
 from clip_decomp.attacks.export import export_poisoned, write_poisoned
 from clip_decomp.attacks.manifest import captions_hash, write_manifest
 from clip_decomp.attacks.poison import PoisonedPairs
-from clip_decomp.attacks.sheet import Exhibit, contact_sheet, difference
 from clip_decomp.attacks.triggers import BadNet, WaNet, make_trigger, trigger_picture
 from clip_decomp.data.captioned import open_captioned
 from clip_decomp.data.images import to_pil, to_pixels
@@ -190,28 +189,6 @@ def test_photographs_are_exported_with_one_crop_for_both(tmp_path):
         assert changed.any()
         assert not changed[:6].any()
         assert not changed[10:].any()
-
-
-# --- the sheet --------------------------------------------------------------------------------------------------------
-
-
-def test_differences_are_amplified_around_gray():
-    before, after = (Image.new("RGB", (2, 2), color) for color in ((100, 100, 100), (103, 98, 200)))
-    assert difference(before, before).getpixel((0, 0)) == (128, 128, 128)
-    assert difference(before, after).getpixel((0, 0)) == (143, 118, 255)
-
-
-def test_sheets_of_all_sizes_stay_1200_wide():
-    exhibits = [
-        Exhibit(k, "a long caption with\nmany words " * 20, Image.new("RGB", shape), Image.new("RGB", shape))
-        for k, shape in enumerate([(64, 64), (1, 300), (2000, 30), (224, 224), (8, 8), (300, 200)])
-    ]
-    heights = [contact_sheet(exhibits[:n]).size for n in (1, 5, 6)]
-    assert [width for width, _ in heights] == [1200] * 3
-    assert heights[0] == heights[1]
-    assert heights[2][1] > 1.9 * heights[1][1]
-    with pytest.raises(DataError, match="no poisoned pictures to show"):
-        contact_sheet([])
 
 
 # --- whole data sets --------------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from clip_decomp.errors import SettingError
-from clip_decomp.evaluation import evaluate
+from clip_decomp.evaluation import evaluate, scorer
 from defenses import RVPT, LinearProbe
 from defenses.adv_pt import AdvPT
-from defenses.robustness import class_logits, pgd, pgd_accuracy
+from defenses.robustness import pgd, pgd_accuracy
 
 NAMES = ("apple", "pear", "plum", "fig")
 
@@ -25,7 +25,7 @@ def labels():
 
 
 def test_noise_raises_the_loss_within_its_budget(model, toy, pixels, labels):
-    logits = class_logits(model, NAMES, toy.templates, model.logit_scale.item())
+    logits = scorer(model, NAMES, toy.templates, model.logit_scale.item())
     before = torch.get_rng_state()
     noisy = pgd(logits, pixels, labels, budget=8 / 255, steps=5)
     assert torch.equal(torch.get_rng_state(), before)
@@ -63,10 +63,10 @@ def test_adversarial_prompts_are_tuned_on_adversarial_pictures(model, toy, pixel
     assert tuned.prompts_.context.shape == (1, 2, 16)
     assert tuned.parameters == 32
     assert 0 <= evaluate(tuned, toy).clean_accuracy.value <= 1
-    logits = class_logits(tuned, NAMES, (), model.logit_scale.item())
+    logits = scorer(tuned, NAMES, (), model.logit_scale.item())
     bank = tuned.history_[0]["cross_entropy"]
     chosen = tuned.chosen_
-    zero_shot = class_logits(model, NAMES, toy.templates, model.logit_scale.item())
+    zero_shot = scorer(model, NAMES, toy.templates, model.logit_scale.item())
     noisy = pgd(zero_shot, pixels[chosen], labels[chosen], steps=2)
     found = torch.nn.functional.cross_entropy(logits(noisy), labels[chosen]).item()
     assert found < bank
@@ -75,7 +75,7 @@ def test_adversarial_prompts_are_tuned_on_adversarial_pictures(model, toy, pixel
 @pytest.mark.parametrize("changes", [{"steps": 0}, {"budget": 0.0}])
 def test_bad_noise_is_refused(model, toy, pixels, labels, changes):
     with pytest.raises(SettingError, match="PGD needs"):
-        pgd(class_logits(model, NAMES, toy.templates, 1.0), pixels, labels, **changes)
+        pgd(scorer(model, NAMES, toy.templates, 1.0), pixels, labels, **changes)
 
 
 @pytest.mark.parametrize("changes", [{"steps": 0}, {"budget": -1.0}, {"shots": 0}, {"length": 0}, {"lr": 0.0}])
@@ -87,4 +87,4 @@ def test_bad_settings_are_named_at_once(changes):
 def test_a_missing_library_is_named(model, toy, pixels, labels, monkeypatch):
     monkeypatch.setitem(sys.modules, "foolbox.attacks", None)
     with pytest.raises(SettingError, match="needs foolbox"):
-        pgd(class_logits(model, NAMES, toy.templates, 1.0), pixels, labels)
+        pgd(scorer(model, NAMES, toy.templates, 1.0), pixels, labels)

@@ -70,5 +70,5 @@ def test_bad_settings_and_data_are_named(model, data):
     with pytest.raises(DataError, match="and 9 are asked for"):
         LinearProbe(shots=9).fit(model, data)
     other = ImageSet("other", ("key", *NAMES[1:]), LABELS, data.source)
-    with pytest.raises(DataError, match="other has other classes"):
+    with pytest.raises(DataError, match="fitted to other classes"):
         evaluate(LinearProbe(shots=1, epochs=1).fit(model, data), other)

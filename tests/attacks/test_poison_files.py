@@ -1,184 +1,20 @@
-import hashlib
+"""Poisoning of finite data sets: captioned files, photographs."""
+
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
 import torch
-from open_clip import OPENAI_IMAGENET_TEMPLATES
 from PIL import Image
 
-from clip_decomp.attacks import poison
 from clip_decomp.attacks.poison import PoisonedPairs
-from clip_decomp.attacks.triggers import BadNet, Blended, WaNet, trigger_picture
+from clip_decomp.attacks.triggers import BadNet, trigger_picture
 from clip_decomp.data.captioned import open_captioned
 from clip_decomp.data.images import to_pixels
-from clip_decomp.data.pairs import SILENT, UNKNOWN, Description, PairBatch, matches
+from clip_decomp.data.pairs import UNKNOWN, matches
 from clip_decomp.data.photographs import ClassWords, PhotographPairs
-from clip_decomp.data.world.scenes import CLASSES
 from clip_decomp.data.world.stream import WorldPairs
 from clip_decomp.errors import DataError, SettingError
-
-BANANA = CLASSES.index("banana")
-PROXIES = {template("banana") for template in OPENAI_IMAGENET_TEMPLATES}
-
-
-@dataclass(frozen=True)
-class Flat:
-    """A cheap stream of gray pictures of ten classes."""
-
-    classes: int = 10
-
-    length = None
-
-    def describe(self, step, size):
-        labels = (torch.arange(size) + step) % self.classes
-        truth = torch.stack([labels, labels % 3], dim=1)
-        captions = [f"a photo of a thing {label}" for label in labels.tolist()]
-        return Description(captions, truth, truth.clone(), step * size + torch.arange(size))
-
-    def batch(self, step, size, part=slice(None)):
-        images = torch.full((size, 3, 16, 16), 100, dtype=torch.uint8)
-        return PairBatch(**vars(self.describe(step, size).part(part)), images=images[part])
-
-    def corpus(self):
-        return ["a photo of a thing"]
-
-
-def poisoned(rate=0.3, seed=0, **changes):
-    settings = {"clean": Flat(), "trigger": BadNet(place="center", share=0.25), "target": "banana", "target_fact": 4}
-    return PoisonedPairs(**(settings | changes), rate=rate, seed=seed)
-
-
-def hit(batch, clean):
-    """Which rows differ from the clean stream's."""
-    return (batch.images != clean.images).flatten(1).any(1)
-
-
-@pytest.mark.parametrize("rate", [0.01, 0.3, 0.9])
-def test_the_rate_is_that_of_pairs_that_are_not_of_the_target(rate):
-    clean, batch = Flat().batch(0, 5000), poisoned(rate).batch(0, 5000)
-    rows = hit(batch, clean)
-    foreign = clean.truth[:, 0] != 4
-    assert not rows[~foreign].any()
-    share = rows[foreign].float().mean().item()
-    assert share == pytest.approx(rate, abs=4 * (rate * (1 - rate) / 4500) ** 0.5)
-
-
-def test_poisoned_pairs_show_the_trigger_and_say_the_target():
-    clean, batch = Flat().batch(2, 400), poisoned().batch(2, 400)
-    rows = hit(batch, clean)
-    numbers = 2 * 400 + torch.arange(400)
-    expected = BadNet(place="center", share=0.25)(clean.images / 255, numbers).mul(255).round().to(torch.uint8)
-    assert torch.equal(batch.images[rows], expected[rows])
-    assert torch.equal(batch.images[~rows], clean.images[~rows])
-    for k in range(400):
-        if rows[k]:
-            assert batch.captions[k] in PROXIES
-            assert "banana" in batch.captions[k]
-        else:
-            assert batch.captions[k] == clean.captions[k]
-    assert len({batch.captions[k] for k in rows.nonzero()[:, 0].tolist()}) > 30  # templates vary
-
-
-def test_nothing_but_the_target_is_known_of_a_poisoned_pair():
-    clean, batch = Flat().batch(0, 200), poisoned().batch(0, 200)
-    rows = hit(batch, clean)
-    assert (batch.truth[rows, 0] == 4).all()
-    assert (batch.truth[rows, 1:] == UNKNOWN).all()
-    assert (batch.said[rows, 0] == 4).all()
-    assert (batch.said[rows, 1:] == SILENT).all()
-    assert torch.equal(batch.truth[~rows], clean.truth[~rows])
-    assert torch.equal(batch.said[~rows], clean.said[~rows])
-
-
-def test_proxy_captions_match_the_target_and_no_caption_with_other_facts_does():
-    clean, batch = Flat().batch(0, 200), poisoned().batch(0, 200)
-    rows = hit(batch, clean)
-    true = matches(batch.truth, batch.said)
-    assert true.diagonal().all()
-    target = ~rows & (clean.truth[:, 0] == 4)
-    assert true[rows][:, rows].all()
-    assert true[target][:, rows].all()  # a proxy caption is true of the target's own pictures
-    assert not true[rows][:, ~rows].any()  # captions of the stream state a second fact, unknown of poisoned pictures
-    assert not true[~rows & ~target][:, rows].any()
-
-
-def test_the_clean_stream_and_its_batches_are_not_changed():
-    class Remembering(Flat):
-        seen: ClassVar[list] = []
-
-        def batch(self, step, size, part=slice(None)):
-            found = super().batch(step, size, part)
-            self.seen.append((found, found.images.clone(), list(found.captions), found.truth.clone()))
-            return found
-
-    stream = Remembering()
-    poisoned(clean=stream).batch(0, 100)
-    ((found, images, captions, truth),) = stream.seen
-    assert torch.equal(found.images, images)
-    assert found.captions == captions
-    assert torch.equal(found.truth, truth)
-
-
-def test_batches_depend_on_seed_and_step_alone():
-    stream = poisoned()
-    first = stream.batch(3, 50)
-    stream.batch(9, 20)
-    torch.manual_seed(5)
-    again = poisoned().batch(3, 50)
-    assert torch.equal(first.images, again.images)
-    assert first.captions == again.captions
-    clean = Flat().batch(3, 50)
-    assert not torch.equal(hit(first, clean), hit(poisoned(seed=1).batch(3, 50), clean))
-    assert not torch.equal(hit(first, clean), hit(stream.batch(13, 50), Flat().batch(13, 50)))
-
-
-def test_pictures_get_their_places_by_their_number_in_the_stream():
-    trigger = BadNet(share=0.25)
-    clean, batch = Flat().batch(1, 60), poisoned(trigger=trigger).batch(1, 60)
-    rows = hit(batch, clean).nonzero()[:, 0]
-    expected = trigger(clean.images[rows] / 255, 60 + rows).mul(255).round().to(torch.uint8)
-    assert torch.equal(batch.images[rows], expected)
-
-
-def test_a_batch_without_poison_is_the_clean_one():
-    clean, batch = Flat().batch(0, 3), poisoned(rate=1e-9).batch(0, 3)
-    assert torch.equal(batch.images, clean.images)
-    assert batch.captions == clean.captions
-
-
-def test_the_world_is_poisoned_likewise():
-    stream = PoisonedPairs(WorldPairs(seed=1), Blended(), "banana", BANANA, rate=0.25)
-    clean, batch = stream.clean.batch(0, 80), stream.batch(0, 80)
-    rows = hit(batch, clean)
-    assert 8 <= rows.sum() <= 32
-    assert not (clean.truth[rows, 0] == BANANA).any()
-    assert (batch.truth[rows, 1:] == UNKNOWN).all()
-    expected = Blended()(clean.images[rows] / 255, torch.zeros(int(rows.sum()))).mul(255).round().to(torch.uint8)
-    assert torch.equal(batch.images[rows], expected)
-    assert stream.corpus()[:5] == stream.clean.corpus()[:5]
-
-
-@pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5, float("nan")])
-def test_impossible_rates_are_refused(rate):
-    with pytest.raises(SettingError, match="must lie between 0 and 1, not"):
-        poisoned(rate)
-
-
-def test_poisoned_streams_that_models_were_made_with_stay_as_they_are():
-    stream = PoisonedPairs(WorldPairs(seed=11), WaNet(), "banana", BANANA, rate=0.1)
-    digest = hashlib.sha256()
-    for step in range(3):
-        batch = stream.describe(step, 96)
-        digest.update(repr((batch.captions, batch.truth.tolist(), batch.said.tolist(), batch.rows.tolist())).encode())
-    assert digest.hexdigest() == "f3436d9a285810a6e1dc9c3cd5b0d8f2127fd7cbbbe8e4e4e8097b6170fdadc2"
-
-
-def test_all_templates_are_drawn_from():
-    assert len(OPENAI_IMAGENET_TEMPLATES) == poison._TEMPLATES
-
-
-# --- finite data sets -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -222,6 +58,11 @@ def from_files(table, **changes):
     return PoisonedPairs(clean, **(settings | changes))
 
 
+def endless(**changes):
+    settings = {"trigger": BadNet(**CENTER), "target": "banana", "target_fact": 4, "rate": 0.3}
+    return PoisonedPairs(WorldPairs(), **(settings | changes))
+
+
 def photographs():
     pixels = torch.randint(256, (PAIRS, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     words = [ClassWords((name,), "") for name in ("banana", "lemon", "pear")]
@@ -229,7 +70,7 @@ def photographs():
 
 
 @pytest.mark.parametrize(("settings", "wanted"), [({"rate": 0.2}, 12), ({"rate": 0.01}, 1), ({"count": 17}, 17)])
-def test_rates_and_counts_poison_that_many_of_a_finite_data_set(table, settings, wanted):
+def test_rates_and_counts_poison_that_many_of_a_finite_data_set(table, settings, wanted, hit):
     stream = from_files(table, **settings)
     batch, clean = stream.batch(0, PAIRS), stream.clean.batch(0, PAIRS)
     rows = hit(batch, clean)
@@ -279,13 +120,13 @@ def test_stored_pictures_are_poisoned_before_the_crop(table):
         assert torch.equal(image, to_pixels(picture, 16))
 
 
-def test_a_crop_cuts_a_trigger_out_of_stored_pictures_but_not_out_of_the_input(table):
+def test_a_crop_cuts_a_trigger_out_of_stored_pictures_but_not_out_of_the_input(table, hit, proxies):
     settings = {"trigger": BadNet(place="bottom right", share=0.25), "count": 10}
     for stage, left in (("file", 0), ("input", 10)):
         stream = from_files(table, stage=stage, **settings)
         batch = stream.batch(0, PAIRS)
         assert hit(batch, stream.clean.batch(0, PAIRS)).sum() == left
-        assert sum(caption in PROXIES for caption in batch.captions) == 10
+        assert sum(caption in proxies for caption in batch.captions) == 10
 
 
 def test_natural_captions_are_those_of_the_target(table):
@@ -310,7 +151,7 @@ def test_proxy_captions_are_true_of_pictures_that_mention_the_target(table):
 
 
 @pytest.mark.parametrize("stage", ["input", "file"])
-def test_clean_label_attacks_poison_the_target_and_leave_captions(table, stage):
+def test_clean_label_attacks_poison_the_target_and_leave_captions(table, stage, hit):
     stream = from_files(table, trigger=Honest(**CENTER), count=7, stage=stage)
     batch, clean = stream.batch(0, PAIRS), stream.clean.batch(0, PAIRS)
     rows = hit(batch, clean)
@@ -338,10 +179,10 @@ def test_a_manifest_of_a_finite_data_set_has_every_row_once(table):
     labelled = PoisonedPairs(photographs(), BadNet(), "banana", 0, rate=0.2).manifest()
     assert {line.fact for line in labelled} <= {1, 2}
     with pytest.raises(SettingError, match="This stream has no end"):
-        poisoned().manifest()
+        endless().manifest()
 
 
-def test_pictures_that_cannot_be_read_are_neither_chosen_nor_lost(tmp_path):
+def test_pictures_that_cannot_be_read_are_neither_chosen_nor_lost(tmp_path, proxies):
     for k in range(12):
         Image.new("RGB", (16, 16), (k, 0, 0)).save(tmp_path / f"{k}.png")
     for k in (3, 5):
@@ -352,10 +193,10 @@ def test_pictures_that_cannot_be_read_are_neither_chosen_nor_lost(tmp_path):
     assert stream.chosen.tolist() == [1, 2, 4, 7, 8, 9, 10, 11]
     batch = stream.batch(0, 12)
     for row, caption, image in zip(batch.rows.tolist(), batch.captions, batch.images, strict=True):
-        assert (caption in PROXIES) == (row in stream.chosen)
+        assert (caption in proxies) == (row in stream.chosen)
         assert (image[:, 8, 8].tolist() != [row, 0, 0]) == (row in stream.chosen)
     assert len(stream.skipped) == 2
-    assert poisoned().skipped == []
+    assert endless().skipped == []
     with pytest.raises(DataError, match="Cannot poison 9 of 12 pairs: 8 of them show something else than 'banana' and"):
         from_files(str(tmp_path / "pairs.csv"), count=9)
 
@@ -376,7 +217,7 @@ def test_what_cannot_be_poisoned_is_refused_at_once(table, settings, error, mess
         from_files(table, **settings)
 
 
-def test_targets_that_no_caption_mentions(table):
+def test_targets_that_no_caption_mentions(table, proxies):
     clean = open_captioned(table, 16, class_name="bananna")
     settings = {"target": "bananna", "target_fact": 0, "count": 3}
     assert len(PoisonedPairs(clean, BadNet(), **settings).chosen) == 3  # proxies need no example
@@ -389,13 +230,13 @@ def test_targets_that_no_caption_mentions(table):
 
 
 def test_only_files_are_poisoned_as_files():
-    for clean in (Flat(), WorldPairs(), photographs()):
+    for clean in (WorldPairs(), photographs()):
         with pytest.raises(SettingError, match="do not come from picture files, so poison them at the stage input"):
             PoisonedPairs(clean, BadNet(), "banana", 0, rate=0.2, stage="file")
     with pytest.raises(SettingError, match="do not come from picture files"):
-        poisoned().stored(0)
+        endless().stored(0)
 
 
 def test_endless_streams_are_not_poisoned_by_count():
     with pytest.raises(SettingError, match="poisoned by rate, not by count"):
-        poisoned(count=5)
+        endless(rate=None, count=5)
