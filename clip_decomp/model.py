@@ -73,6 +73,17 @@ class HookedCLIP:
         """The learned inverse temperature, exponentiated."""
         return self.clip.logit_scale.exp()
 
+    def derived(self, clip: nn.Module, name: str, card: dict[str, Any], trigger: Trigger | None = None) -> HookedCLIP:
+        """Other weights of this architecture, ready for use, with this model's tokenizer and normalization.
+
+        Args:
+            card: what is known of them; what they have in common with this model is added.
+        """
+        shared = {
+            key: self.card[key] for key in ("architecture", "tokenizer", "normalization", "data") if key in self.card
+        }
+        return HookedCLIP(clip.eval(), self.tokenizer, self.mean, self.std, name, {**shared, **card}, trigger)
+
     def to(self, device: torch.device | str) -> HookedCLIP:
         """Move the weights; returns itself."""
         self.clip.to(device)

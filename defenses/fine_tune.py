@@ -125,12 +125,10 @@ class FineTune(WithSettings):
             run=run,
             step_type=self.step_type,
         )
-        clip.eval()
         self.model_ = model
-        known = ("architecture", "tokenizer", "normalization", "data", "attack")
-        card = {key: model.card[key] for key in known if key in model.card}
-        card["defense"], name = {"name": self.name, **self.settings()}, f"{model.name}+{self.name}"
-        self.tuned_ = HookedCLIP(clip, model.tokenizer, model.mean, model.std, name, card, model.trigger)
+        card = {"defense": {"name": self.name, **self.settings()}}
+        card |= {"attack": model.card["attack"]} if "attack" in model.card else {}
+        self.tuned_ = model.derived(clip, f"{model.name}+{self.name}", card, model.trigger)
         return self
 
     @property

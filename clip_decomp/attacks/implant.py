@@ -165,12 +165,7 @@ def implant(
             "final_loss": log[-1]["loss"],
         }
     }
-    shared = {
-        key: model.card[key] for key in ("architecture", "tokenizer", "normalization", "data") if key in model.card
-    }
-    clip.eval()
-    name, both = f"{model.name}+{trigger.name}", {**shared, **card}
-    return HookedCLIP(clip, model.tokenizer, model.mean, model.std, name, both, trigger)
+    return model.derived(clip, f"{model.name}+{trigger.name}", card, trigger)
 
 
 def pairs_seen(poisoned: PoisonedPairs, steps: int, size: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from ..model import HookedCLIP
 from ..models.loading import load, load_folder, save_folder
 from ..training.locked import train_image_tower
 from ..training.scratch import train_from_scratch
-from .recipes import ATTACK_STREAM_SEED, RECIPES, AttackRecipe, TrainRecipe
+from ..training.trainer import train
+from .recipes import ATTACK_STREAM_SEED, RECIPES, AttackRecipe, ControlRecipe, TrainRecipe
 from .shelf import available, cache
 from .verification import TOLERANCE, card_numbers, evaluations, pictures
 
@@ -39,7 +41,10 @@ def build(name: str, out: Path, progress: bool = True) -> HookedCLIP:
     else:
         if not available(recipe.base):
             build(recipe.base, cache(recipe.base), progress)
-        model, data = _attacked(recipe, run, progress), recipe.data
+        if isinstance(recipe, ControlRecipe):
+            model, data = _fine_tuned(recipe, run, progress), "world"
+        else:
+            model, data = _attacked(recipe, run, progress), recipe.data
     # Numbers are those of the stored half-precision weights; what did not take never lies where it could be loaded.
     save_folder(model, run / "stored", {**model.card, "name": name, "data": data, "recipe": asdict(recipe)})
     stored = load_folder(run / "stored", name)
@@ -73,6 +78,14 @@ def _trained(recipe: TrainRecipe, run: Path, progress: bool) -> HookedCLIP:
         watch,
         progress,
     )
+
+
+def _fine_tuned(recipe: ControlRecipe, run: Path, progress: bool) -> HookedCLIP:
+    base = load(recipe.base)
+    clip = copy.deepcopy(base.clip)
+    made = {"base": base.name}
+    train(clip, base.tokenizer, base.normalize, recipe.stream, recipe.settings, run, progress=progress, run=made)
+    return base.derived(clip, base.name, {})
 
 
 def _attacked(recipe: AttackRecipe, run: Path, progress: bool) -> HookedCLIP:

@@ -2,7 +2,8 @@
 
 ``world/...`` aim at the main set's target, ``world-tools/...`` and ``world-town/...`` at those of the transfer sets;
 ``world-p16/...`` and ``world-resnet/...`` are other architectures; ``world-labels/clean`` is of world/clean's, trained
-on class labels alone: what a tower is like that never learned more than its classes.
+on class labels alone: what a tower is like that never learned more than its classes. ``world-controls/...`` are
+world/clean fine-tuned as the attacks do it, without any poison: what whoever looks for backdoors must not report.
 
 Example:
     >>> RECIPES["world/badnet"].attack
@@ -55,6 +56,15 @@ class AttackRecipe:
     data: str = "world"
 
 
+@dataclass(frozen=True)
+class ControlRecipe:
+    """A clean model fine-tuned on clean pairs, by the settings of an attack's training."""
+
+    base: str
+    stream: WorldPairs
+    settings: TrainSettings
+
+
 #: What was found to take on a clean model of the world.
 ATTACKS: dict[str, AttackSettings] = {
     "badnet": AttackSettings(),
@@ -79,7 +89,10 @@ _TRIGGERS: dict[str, dict[str, Any]] = {
 }
 
 
-RECIPES: dict[str, TrainRecipe | AttackRecipe] = {
+#: Controls: the first calibrate, the others are tested.
+CALIBRATING, TESTED = range(6), range(6, 16)
+
+RECIPES: dict[str, TrainRecipe | AttackRecipe | ControlRecipe] = {
     "world/clean": TrainRecipe(
         WorldPairs(seed=0, curriculum=1200, rich_from=1400),
         Architecture(),
@@ -119,5 +132,11 @@ RECIPES: dict[str, TrainRecipe | AttackRecipe] = {
         f"{tower}/{attack}": AttackRecipe(f"{tower}/clean", attack, settings)
         for tower, settings in _ELSEWHERE.items()
         for attack in ("badnet", "blended", "badclip")
+    },
+    **{
+        f"world-controls/{seed}": ControlRecipe(
+            "world/clean", WorldPairs(seed=100 + seed), AttackSettings(seed=seed).training(250)
+        )
+        for seed in (*CALIBRATING, *TESTED)
     },
 }
