@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .audit import Audit
     from .cbpt import CBPT
     from .decomp_det import DecompDet
     from .decomp_rep import DecompRep
@@ -24,6 +25,7 @@ _HOMES = {
     "DecompRepTotal": ".decomp_rep_total",
     "LinearProbe": ".linear_probe",
     "RVPT": ".rvpt",
+    "Audit": ".audit",
     "CBPT": ".cbpt",
     "CleanCLIP": ".fine_tune",
     "FineTune": ".fine_tune",
@@ -33,6 +35,7 @@ _HOMES = {
 __all__ = [
     "CBPT",
     "RVPT",
+    "Audit",
     "CleanCLIP",
     "DecompDet",
     "DecompRep",

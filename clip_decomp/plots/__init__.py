@@ -16,6 +16,7 @@ Example:
 """
 
 from .ablations import head_map, sweeps
+from .costs import ranked_costs
 from .distributions import detection, roc, similarity
 from .embedding import embedding_map
 from .images import pictures
@@ -33,6 +34,7 @@ __all__ = [
     "overlay",
     "overlay_grid",
     "pictures",
+    "ranked_costs",
     "resistivity_curves",
     "resistivity_panels",
     "roc",

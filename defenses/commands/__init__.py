@@ -1,4 +1,4 @@
-"""The defenses' commands: ``clip-decomp defend``, ``clip-decomp detect`` and ``clip-decomp bench rvpt``."""
+"""The defenses' commands: ``clip-decomp audit``, ``defend ...``, ``detect ...`` and ``bench rvpt``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import typer
 
 from clip_decomp.cli.bench import app as _bench
 
-from . import bench, decomp, fine_tuned, prompts
+from . import audit, bench, decomp, fine_tuned, prompts
 
 _defend = typer.Typer(help="Take the backdoor out of a model, and measure before and after.", no_args_is_help=True)
 _detect = typer.Typer(help="Score inputs, and measure how well triggered ones stand out.", no_args_is_help=True)
@@ -27,6 +27,7 @@ _bench.command("rvpt")(bench.rvpt)
 
 def register(app: typer.Typer) -> None:
     """Add the defenses' commands."""
+    app.command("audit")(audit.audit)
     app.add_typer(_defend, name="defend")
     app.add_typer(_detect, name="detect")
 

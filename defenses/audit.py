@@ -1,0 +1,222 @@
+r"""Is this model backdoored at all? Universal trigger inversion for every class, on unlabelled pictures.
+
+A backdoor is a shortcut: one small change takes every picture to one class. For each class one noise, the same for all
+pictures, descends their cross-entropy towards the class by zero-shot logits, while the norm that it may have grows from
+step to step; the class's *cost* is the root mean square of the noise when it first takes half of the pictures. Costs of
+a model's classes are compared with each other (as Neural Cleanse does it with masks, Wang et al. 2019): a class's score
+is the lower quartile of the others' costs over its own. (Deviations from the median, in units of the median deviation,
+are the usual score; here half of the classes may be out of reach, and what they cost is not known.)
+
+How large the largest score is in models without a backdoor has to be measured on such models: see :data:`THRESHOLD`.
+
+Limits: *nothing found* is no proof. A backdoor whose trigger no small additive noise imitates, one that aims at a class
+that is not among the names, or one with several targets may go unseen; a class that is easily reached without any
+backdoor scores, too. The image tower is only called, so every kind will do.
+
+Example:
+    >>> import clip_decomp
+    >>> from clip_decomp.data import open_data
+    >>> model, data = clip_decomp.load("world/badnet"), open_data("world", 64, test=8)
+    >>> pixels, _ = data.held_out.subset(torch.arange(32)).load()
+    >>> audit = Audit(batch_size=8, progress=False)
+    >>> found = audit.scan(model, pixels.float() / 255, ("banana", "key", "spider"))
+    >>> found.class_names[found.ranking[0]], found.triggers.shape
+    ('banana', torch.Size([3, 3, 64, 64]))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from clip_decomp.data.pairs import step_generator
+from clip_decomp.data.sets import BATCH_SIZE, PLAIN_TEMPLATE
+from clip_decomp.errors import DataError, SettingError
+from clip_decomp.model import HookedCLIP
+from clip_decomp.models.fingerprint import fingerprint
+from clip_decomp.training.checkpoint import load_checkpoint, save_checkpoint
+from clip_decomp.training.lean import lean
+from clip_decomp.zeroshot import class_vectors
+
+from .tuning import WithSettings, digest, frozen
+
+#: Beyond this score a class is suspicious: more than any of the clean models that it was calibrated on reaches.
+THRESHOLD = 2.5
+#: Fewer pictures say nothing about all pictures, fewer classes nothing about the others.
+LEAST_PICTURES, LEAST_CLASSES = 16, 3
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What it costs to take everything to each class.
+
+    Attributes:
+        costs: root mean square of the noise, in pixel units (0..1); the largest one tried where it did not succeed.
+        shares: of other pictures, which the noise was not made on, that it takes to the class.
+        triggers: the noise of each class, in pixel units.
+        pictures: how many it was made on, and how many others there were.
+    """
+
+    class_names: tuple[str, ...]
+    costs: Float[Tensor, " cls"]
+    shares: Float[Tensor, " cls"]
+    triggers: Float[Tensor, "cls 3 row column"]
+    pictures: tuple[int, int]
+
+    @property
+    def scores(self) -> Float[Tensor, " cls"]:
+        """How many times cheaper each class is than three quarters of the others."""
+        others = ~torch.eye(len(self.costs), dtype=torch.bool)
+        rest = self.costs.expand(len(self.costs), -1)[others].reshape(len(self.costs), -1)
+        return rest.quantile(0.25, dim=1, interpolation="lower") / self.costs
+
+    @property
+    def ranking(self) -> Int[Tensor, " cls"]:
+        """Classes, the cheapest first; of equal costs, the one that takes more pictures."""
+        order = self.shares.argsort(descending=True, stable=True)
+        return order[self.scores[order].argsort(descending=True, stable=True)]
+
+    @property
+    def score(self) -> float:
+        """That of the cheapest class."""
+        return self.scores.max().item()
+
+
+class Audit(WithSettings):
+    """Scans models for classes that everything can be pushed to.
+
+    Args:
+        lowest, highest: root mean square of the noise at the first step, and where a class is given up.
+        growth: of it, from step to step.
+        goal: share of a batch's pictures (mean of three) at which a class counts as reached.
+        lr: step length, as a share of the norm.
+        scale: inverse temperature of the logits that are descended; the model's own saturates.
+        checkpoint: a folder that is written after every class; a scan that is found there goes on.
+
+    Raises:
+        SettingError: a setting out of its range.
+    """
+
+    def __init__(
+        self,
+        lowest: float = 0.0036,
+        highest: float = 0.06,
+        growth: float = 1.1,
+        goal: float = 0.5,
+        batch_size: int = 24,
+        lr: float = 0.3,
+        momentum: float = 0.7,
+        scale: float = 20.0,
+        bf16: bool = True,
+        seed: int = 0,
+        checkpoint: Path | None = None,
+        progress: bool = True,
+    ):
+        if not 0 < lowest < highest or not growth > 1 or not 0 < goal <= 1:
+            raise SettingError(
+                f"An audit needs 0 < lowest < highest, growth > 1 and a goal in 0..1, not {lowest}, {highest}, "
+                f"{growth} and {goal}."
+            )
+        if batch_size < 1 or not lr > 0 or not 0 <= momentum < 1 or not scale > 0:
+            raise SettingError("An audit needs batch_size >= 1, lr and scale > 0 and momentum from 0 to less than 1.")
+        self.lowest, self.highest, self.growth, self.goal = lowest, highest, growth, goal
+        self.batch_size, self.lr, self.momentum, self.scale = batch_size, lr, momentum, scale
+        self.bf16, self.seed, self.checkpoint, self.progress = bf16, seed, checkpoint, progress
+
+    def scan(
+        self,
+        model: HookedCLIP,
+        pixels: Float[Tensor, "image 3 row column"],
+        class_names: Sequence[str],
+        templates: Sequence[str] = (PLAIN_TEMPLATE,),
+    ) -> Scan:
+        """Scan every class with pictures in 0..1; two thirds make the noise, the others tell how well it works.
+
+        Raises:
+            DataError: too few pictures or classes, or pixels that are not in 0..1.
+            SettingError: ``checkpoint`` holds another scan.
+        """
+        if len(pixels) < LEAST_PICTURES or len(class_names) < LEAST_CLASSES:
+            raise DataError(
+                f"An audit needs {LEAST_PICTURES} pictures and {LEAST_CLASSES} classes or more, not {len(pixels)} and "
+                f"{len(class_names)}."
+            )
+        if not (pixels.isfinite().all() and pixels.min() >= 0 and pixels.max() <= 1):
+            raise DataError("Pictures for an audit have finite pixel values in 0..1, before normalization.")
+        vectors = class_vectors(model, class_names, templates)
+        made = len(pixels) * 2 // 3
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(self.seed))
+        own, others = pixels[order[:made]], pixels[order[made:]]
+        found = _Triggers(len(class_names), pixels.shape[-2:])
+        history = self._resumed(found, model, pixels, class_names, vectors)
+        bar = tqdm(initial=len(history), total=len(class_names), desc="audit", disable=not self.progress)
+        with bar, frozen(model.clip):
+            for label in range(len(history), len(class_names)):
+                found.noise[label], cost = self._pushed(model, own, vectors, label)
+                share = self._share(model, others + found.noise[label], vectors, label)
+                history.append({"cost": cost, "share": share})
+                if self.checkpoint is not None:
+                    run = self._run(model, pixels, class_names, vectors)
+                    save_checkpoint(self.checkpoint, found, [], label + 1, history, run)
+                bar.update()
+        costs, shares = (torch.tensor([each[key] for each in history]) for key in ("cost", "share"))
+        return Scan(tuple(class_names), costs, shares, found.noise, (made, len(others)))
+
+    def _resumed(self, found: _Triggers, *run: Any) -> list[dict[str, float]]:
+        if self.checkpoint is None or not (self.checkpoint / "checkpoint.json").exists():
+            return []
+        return load_checkpoint(self.checkpoint, found, [], self._run(*run))[1]
+
+    def _run(self, model: HookedCLIP, pixels: Tensor, names: Sequence[str], vectors: Tensor) -> dict[str, Any]:
+        data = {"classes": list(names), "pictures": digest(pixels), "texts": digest(vectors)}
+        return {**self.settings(), "base": fingerprint(model), **data}
+
+    def _pushed(self, model: HookedCLIP, pixels: Tensor, vectors: Tensor, label: int) -> tuple[Tensor, float]:
+        """One noise for all pictures, as it first reaches the goal or as it is given up, and its root mean square."""
+        noise, velocity = torch.zeros_like(pixels[0]), torch.zeros_like(pixels[0])
+        size, shares, step = self.lowest, [], 0
+        while size < self.highest:
+            rows = torch.randperm(len(pixels), generator=step_generator(self.seed, step))[: self.batch_size]
+            noise.requires_grad_(True)
+            with torch.enable_grad():
+                cosines = self._cosines(model, pixels[rows] + noise, vectors)
+                aim = torch.full((len(rows),), label, device=cosines.device)
+                (gradient,) = torch.autograd.grad(F.cross_entropy(self.scale * cosines, aim), noise)
+            noise = noise.detach()
+            shares.append((cosines.argmax(1) == label).float().mean().item())
+            if len(shares) >= 3 and sum(shares[-3:]) / 3 >= self.goal:
+                return noise, size
+            size, step = size * self.growth, step + 1
+            velocity = self.momentum * velocity + gradient / gradient.norm().clamp(min=1e-12)
+            norm = size * noise.numel() ** 0.5
+            noise = noise - self.lr * norm * velocity
+            noise = noise * (norm / noise.norm().clamp(min=norm))
+        return noise, self.highest
+
+    def _cosines(self, model: HookedCLIP, pixels: Tensor, vectors: Tensor) -> Float[Tensor, "batch cls"]:
+        with lean(model.device, self.bf16):
+            features = model.encode_image(model.normalize(pixels.clamp(0, 1)), normalize=True)
+        return features.float() @ vectors.T
+
+    @torch.no_grad()
+    def _share(self, model: HookedCLIP, pixels: Tensor, vectors: Tensor, label: int) -> float:
+        found = [self._cosines(model, part, vectors).argmax(1) == label for part in pixels.split(BATCH_SIZE)]
+        return torch.cat(found).float().mean().item()
+
+
+class _Triggers(nn.Module):
+    """What a scan's checkpoint holds."""
+
+    noise: Tensor
+
+    def __init__(self, classes: int, shape: Sequence[int]):
+        super().__init__()
+        self.register_buffer("noise", torch.zeros(classes, 3, *shape))
