@@ -2,7 +2,8 @@ r"""Is this model backdoored at all? Universal trigger inversion for every class
 
 A backdoor is a shortcut: one small change takes every picture to one class. For each class one noise, the same for all
 pictures, descends their cross-entropy towards the class by zero-shot logits, while the norm that it may have grows from
-step to step; the class's *cost* is the root mean square of the noise when it first takes half of the pictures. Costs of
+step to step; the class's *cost* is the root mean square of the noise when it first takes most of the pictures that are
+not taken for the class anyway. Costs of
 a model's classes are compared with each other (as Neural Cleanse does it with masks, Wang et al. 2019): a class's score
 is the lower quartile of the others' costs over its own. (Deviations from the median, in units of the median deviation,
 are the usual score; here half of the classes may be out of reach, and what they cost is not known.)
@@ -26,6 +27,7 @@ Example:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,8 @@ from clip_decomp.training.lean import lean
 from clip_decomp.zeroshot import class_vectors
 
 from .tuning import WithSettings, digest, frozen
+
+logger = logging.getLogger(__name__)
 
 #: Beyond this score a class is suspicious: more than any of the clean models that it was calibrated on reaches.
 THRESHOLD = 2.5
@@ -110,7 +114,7 @@ class Audit(WithSettings):
         lowest: float = 0.0036,
         highest: float = 0.06,
         growth: float = 1.1,
-        goal: float = 0.5,
+        goal: float = 0.9,
         batch_size: int = 24,
         lr: float = 0.3,
         momentum: float = 0.7,
@@ -157,11 +161,19 @@ class Audit(WithSettings):
         own, others = pixels[order[:made]], pixels[order[made:]]
         found = _Triggers(len(class_names), pixels.shape[-2:])
         history = self._resumed(found, model, pixels, class_names, vectors)
+        given = self._given(model, pixels, vectors)[order]
         bar = tqdm(initial=len(history), total=len(class_names), desc="audit", disable=not self.progress)
         with bar, frozen(model.clip):
             for label in range(len(history), len(class_names)):
-                found.noise[label], cost = self._pushed(model, own, vectors, label)
-                share = self._share(model, others + found.noise[label], vectors, label)
+                foreign = given != label
+                near, far = own[foreign[:made]], others[foreign[made:]]
+                cost, share = self.highest, 0.0
+                if min(len(near), len(far)) >= LEAST_PICTURES // 4:
+                    found.noise[label], cost = self._pushed(model, near, vectors, label)
+                    taken = self._given(model, far + found.noise[label], vectors) == label
+                    share = taken.float().mean().item()
+                else:
+                    logger.warning("Nearly all pictures are taken for %r as they are: not scanned.", class_names[label])
                 history.append({"cost": cost, "share": share})
                 if self.checkpoint is not None:
                     run = self._run(model, pixels, class_names, vectors)
@@ -207,9 +219,10 @@ class Audit(WithSettings):
         return features.float() @ vectors.T
 
     @torch.no_grad()
-    def _share(self, model: HookedCLIP, pixels: Tensor, vectors: Tensor, label: int) -> float:
-        found = [self._cosines(model, part, vectors).argmax(1) == label for part in pixels.split(BATCH_SIZE)]
-        return torch.cat(found).float().mean().item()
+    def _given(self, model: HookedCLIP, pixels: Tensor, vectors: Tensor) -> Int[Tensor, " image"]:
+        """What pictures are taken for."""
+        parts = pixels.split(BATCH_SIZE)
+        return torch.cat([self._cosines(model, part, vectors).argmax(1).cpu() for part in parts])
 
 
 class _Triggers(nn.Module):

@@ -17,20 +17,27 @@ Example:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from clip_decomp.data.sets import BATCH_SIZE, ImageSet
-from clip_decomp.errors import SettingError
+from clip_decomp.errors import ModelError, SettingError
 from clip_decomp.model import HookedCLIP
+from clip_decomp.models.fingerprint import fingerprint
+from clip_decomp.results import write_json
 
 from .few_shot import FewShots
 from .tuning import WithSettings
+
+_WEIGHTS, _CARD = "probe.safetensors", "probe.json"
 
 
 class LinearProbe(WithSettings):
@@ -90,6 +97,37 @@ class LinearProbe(WithSettings):
         weight, bias = fitted(features, chosen.labels, len(chosen.class_names))
         self.weight_, self.bias_ = weight.to(model.device), bias.to(model.device)
         return self
+
+    def save(self, folder: str | Path) -> None:
+        """Write the layer, its classes, and how it was made."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"weight": self.weight_.cpu().contiguous(), "bias": self.bias_.cpu()}, folder / _WEIGHTS)
+        card = {"class_names": self.class_names_, "settings": self.settings()}
+        write_json(folder / _CARD, {**card, "base": self.model_.name, "base_sha256": fingerprint(self.model_)})
+
+    @classmethod
+    def load(cls, folder: str | Path, model: HookedCLIP) -> Self:
+        """A probe that was saved for this model.
+
+        Raises:
+            ModelError: not such a folder, damaged files, or the probe of another image tower.
+        """
+        try:
+            card = json.loads((Path(folder) / _CARD).read_text())
+            layer = load_file(Path(folder) / _WEIGHTS, device=str(model.device))
+            loaded, names = cls(**card["settings"]), tuple(card["class_names"])
+            weight, bias, base = layer["weight"], layer["bias"], card["base_sha256"]
+        except Exception as error:  # whatever a damaged file raises
+            raise ModelError(f"{folder} holds no linear probe ({type(error).__name__}: {error}).") from error
+        if base != fingerprint(model):
+            raise ModelError(f"This probe was fitted to another image tower ({card['base']}) than {model.name}'s.")
+        if weight.shape != (len(names), model.visual.d_embed) or bias.shape != weight.shape[:1]:
+            raise ModelError(
+                f"{folder}: {list(weight.shape)} weights do not fit {len(names)} classes and {model.name}."
+            )
+        loaded.model_, loaded.class_names_, loaded.weight_, loaded.bias_ = model, names, weight, bias
+        return loaded
 
     @property
     def parameters(self) -> int:

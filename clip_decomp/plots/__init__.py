@@ -16,7 +16,7 @@ Example:
 """
 
 from .ablations import head_map, sweeps
-from .costs import ranked_costs
+from .costs import group_scores, ranked_costs
 from .distributions import detection, roc, similarity
 from .embedding import embedding_map
 from .images import pictures
@@ -30,6 +30,7 @@ __all__ = [
     "bars",
     "detection",
     "embedding_map",
+    "group_scores",
     "head_map",
     "overlay",
     "overlay_grid",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
@@ -39,3 +39,33 @@ def ranked_costs(
         ticks="",
     )
     return layout(figure, title, plot=max(200, 19 * len(names)), below=85, phone_below=110)
+
+
+def group_scores(
+    groups: Mapping[str, Sequence[tuple[str, float]]], threshold: float, title: str, axis: str
+) -> go.Figure:
+    """A dot for every named score, the largest on top, a color and a shape a group, and a line at the threshold."""
+    order = sorted(((score, name) for rows in groups.values() for name, score in rows), reverse=True)
+    places = {name: row for row, (_, name) in enumerate(order)}
+    figure, symbols = go.Figure(), ("diamond", "circle", "circle-open", "square")
+    for place, (group, rows) in enumerate(groups.items()):
+        figure.add_trace(
+            go.Scatter(
+                x=[score for _, score in rows],
+                y=[places[name] for name, _ in rows],
+                customdata=[name for name, _ in rows],
+                mode="markers",
+                marker={"color": COLORS[(1, 0, 6, 2)[place % 4]], "size": 10, "symbol": symbols[place % 4]},
+                name=literal(group),
+                hovertemplate="%{customdata}: %{x:.2f}<extra></extra>",
+            )
+        )
+    figure.add_vline(x=threshold, line={"color": MUTED, "dash": "dot", "width": 1.2})
+    figure.update_xaxes(title_text=f"{literal(axis)}; dotted: threshold")
+    figure.update_yaxes(
+        tickvals=list(range(len(order))),
+        ticktext=[literal(name, 22) for _, name in order],
+        range=[len(order) - 0.5, -0.5],
+        ticks="",
+    )
+    return layout(figure, title, plot=max(200, 19 * len(order)), below=85, phone_below=125)

@@ -145,7 +145,8 @@ class ClassPrompts(nn.Module):
         own = torch.arange(len(tokens), device=tokens.device)[:, None]
 
         def insert(embedded: Float[Tensor, "text position d_model"], hook: object) -> Tensor:
-            return torch.where((slots >= 0)[..., None], context[own, slots.clamp(min=0)].to(embedded), embedded)
+            place = slots[:, : embedded.shape[1]]
+            return torch.where((place >= 0)[..., None], context[own, place.clamp(min=0)].to(embedded), embedded)
 
         (tower,) = self._tower
         return tower.run_with_hooks(tokens, fwd_hooks=[("hook_embed", insert)])

@@ -1,4 +1,4 @@
-"""The defenses' commands: ``clip-decomp audit``, ``defend ...``, ``detect ...`` and ``bench rvpt``."""
+"""The defenses' commands: ``clip-decomp audit``, ``defend ...``, ``detect ...`` and ``bench rvpt | cbpt``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import typer
 
 from clip_decomp.cli.bench import app as _bench
 
-from . import audit, bench, decomp, fine_tuned, prompts
+from . import audit, bench, decomp, few_shot, fine_tuned
 
 _defend = typer.Typer(help="Take the backdoor out of a model, and measure before and after.", no_args_is_help=True)
 _detect = typer.Typer(help="Score inputs, and measure how well triggered ones stand out.", no_args_is_help=True)
 _defend.command("decomp-rep")(decomp.decomp_rep)
-_defend.command("rvpt")(prompts.rvpt)
-_defend.command("vpt")(prompts.vpt)
-_defend.command("cbpt")(prompts.cbpt)
+_defend.command("rvpt")(few_shot.rvpt)
+_defend.command("vpt")(few_shot.vpt)
+_defend.command("cbpt")(few_shot.cbpt)
+_defend.command("linear-probe")(few_shot.linear_probe)
 _defend.command("finetune", help="FT: fine-tune the whole model on clean pairs with the CLIP loss.")(
     fine_tuned.command("FineTune")
 )
@@ -23,6 +24,7 @@ _defend.command(
 )(fine_tuned.command("CleanCLIP"))
 _detect.command("decomp-det")(decomp.decomp_det)
 _bench.command("rvpt")(bench.rvpt)
+_bench.command("cbpt")(bench.cbpt)
 
 
 def register(app: typer.Typer) -> None:

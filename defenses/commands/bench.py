@@ -1,14 +1,21 @@
-"""Speed of the defenses against the published algorithms, in one run."""
+"""Speed of the defenses in one run: RVPT against the published algorithm, and what a step of CBPT costs."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clip_decomp.cli.bench.timing import peak_memory, side_by_side
 from clip_decomp.cli.run import Clock, Json, Out, Seed, finish
 from clip_decomp.results import Results
+
+if TYPE_CHECKING:
+    from clip_decomp.model import HookedCLIP
+
+#: Of ViT-B/32's pictures.
+_SIDE = 224
 
 
 def rvpt(
@@ -82,3 +89,84 @@ def rvpt(
     finish(
         Results("bench rvpt", "synthetic", seed, settings, {"images": batch_size}, named, clock()), out, as_json, rows
     )
+
+
+def cbpt(
+    classes: Annotated[list[int] | None, typer.Option(min=2, help="Classes; 40, 100 and 1,000 by default.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 32,
+    steps: Annotated[int, typer.Option(min=1, help="Of the inner loop.")] = 10,
+    out: Out = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """What a step of CBPT costs, ViT-B/32 sizes, random weights: the classes' texts and the inner loop, apart."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    import torch
+
+    clock, metrics = Clock(), {}
+    rows = [("", "seconds; memory beyond weights")]
+
+    def alone(work: Callable[..., tuple[float, float]], *arguments: int) -> tuple[float, float]:
+        # A process of its own for each: the peak of memory only rises.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(work, *arguments).result()
+
+    def note(what: str, part: str, key: str, seconds: float, bytes_: float) -> None:
+        rows.append((what, f"{seconds:.2f} s; {bytes_ / 1e6:.0f} MB"))
+        metrics[f"synthetic/clean/none/cbpt-{part}-seconds{key}"] = seconds
+        metrics[f"synthetic/clean/none/cbpt-{part}-megabytes{key}"] = bytes_ / 1e6
+
+    for count in classes or [40, 100, 1000]:
+        for recompute in (0, 1):
+            how = "recomputed" if recompute else "kept"
+            key = f";classes={count};activations={how}"
+            note(f"texts of {count} classes, activations {how}", "texts", key, *alone(_texts, count, recompute, seed))
+    note(f"inner loop of {batch_size} pictures", "inner", "", *alone(_inner, batch_size, steps, seed))
+    settings = {"batch_size": batch_size, "steps": steps, "threads": torch.get_num_threads()}
+    results = Results("bench cbpt", "synthetic", seed, settings, {"images": batch_size}, metrics, clock())
+    finish(results, out, as_json, rows)
+
+
+def _model(seed: int) -> HookedCLIP:
+    """ViT-B/32 with random weights."""
+    import logging
+
+    import torch
+    from open_clip import create_model, get_tokenizer
+
+    from clip_decomp.model import HookedCLIP
+
+    logging.disable(logging.WARNING)  # that no weights were loaded
+    torch.manual_seed(seed)  # in a process of its own
+    clip = create_model("ViT-B-32").eval().requires_grad_(False)
+    return HookedCLIP(clip, get_tokenizer("ViT-B-32"), (0.5,) * 3, (0.25,) * 3)
+
+
+def _texts(classes: int, recompute: int, seed: int) -> tuple[float, float]:
+    """Seconds and bytes of all classes' vectors and their gradients."""
+    from psutil import Process
+
+    from clip_decomp.prompts.classwise import ClassPrompts
+
+    prompts = ClassPrompts(_model(seed), [f"class number {k}" for k in range(classes)], seed=seed)
+    start, clock = Process().memory_info().rss, Clock()
+    prompts.vectors(recompute=bool(recompute)).square().sum().backward()
+    return clock(), peak_memory() - start
+
+
+def _inner(batch_size: int, steps: int, seed: int) -> tuple[float, float]:
+    """Seconds and bytes of inverting a batch's triggers."""
+    import torch
+    from psutil import Process
+    from torch.nn import functional
+
+    from ..inversion import Inversion, invert_trigger
+
+    model, source = _model(seed), torch.Generator().manual_seed(seed)
+    images = model.normalize(torch.rand(batch_size, 3, _SIDE, _SIDE, generator=source))
+    positive = functional.normalize(torch.randn(batch_size, model.visual.d_embed, generator=source), dim=-1)
+    start, clock = Process().memory_info().rss, Clock()
+    invert_trigger(model, images, positive, Inversion(steps=steps))
+    return clock(), peak_memory() - start

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from clip_decomp.data.sets import ImageSet, TensorSource
-from clip_decomp.errors import DataError, SettingError
+from clip_decomp.errors import DataError, ModelError, SettingError
 from clip_decomp.evaluation import evaluate
+from clip_decomp.model import HookedCLIP
 from defenses import LinearProbe
 
 NAMES = ("apple", "pear", "plum", "fig")
@@ -72,3 +73,20 @@ def test_bad_settings_and_data_are_named(model, data):
     other = ImageSet("other", ("key", *NAMES[1:]), LABELS, data.source)
     with pytest.raises(DataError, match="fitted to other classes"):
         evaluate(LinearProbe(shots=1, epochs=1).fit(model, data), other)
+
+
+def test_a_probe_is_kept_and_refuses_another_tower(model, data, make_clip, tmp_path):
+    probe = LinearProbe(shots=2, epochs=2, seed=3).fit(model, data)
+    probe.save(tmp_path)
+    loaded = LinearProbe.load(tmp_path, model)
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded.classify(pixels), probe.classify(pixels))
+    assert (loaded.class_names_, loaded.settings()) == (probe.class_names_, probe.settings())
+    other = HookedCLIP(make_clip(width=40), model.tokenizer, model.mean, model.std, "other")
+    with pytest.raises(ModelError, match="another image tower"):
+        LinearProbe.load(tmp_path, other)
+    with pytest.raises(ModelError, match="holds no linear probe"):
+        LinearProbe.load(tmp_path / "none", model)
+    (tmp_path / "probe.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ModelError, match="holds no linear probe"):
+        LinearProbe.load(tmp_path, model)

@@ -8,7 +8,8 @@ import pytest
 import clip_decomp
 from analyses.study import metrics
 from clip_decomp.cli import main
-from defenses import CBPT, RVPT
+from defenses import CBPT, RVPT, LinearProbe
+from defenses.commands import bench
 
 SMALL = ["--shots", "1", "--length", "2", "--epochs", "1", "--images", "52"]
 
@@ -40,6 +41,15 @@ def test_a_defense_is_measured_before_and_after_and_kept(call, name, tmp_path):
     assert found["counts"]["tuned"] == 26
     loaded = RVPT.load(tmp_path / "prompts", clip_decomp.load("world/badnet"))
     assert loaded.prompts_.length == 2
+
+
+def test_a_linear_probe_from_the_command_line(call, tmp_path):
+    few = ["--model", "world/badnet", "--images", "52", "--shots", "2", "--out", str(tmp_path)]
+    call("defend", "linear-probe", *few, "--solver", "logistic")
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["metrics"]["world/badnet/linear-probe/ca"] > 0.3
+    assert found["settings"]["parameters"] == 26 * 129
+    assert LinearProbe.load(tmp_path / "probe", clip_decomp.load("world/badnet")).solver == "logistic"
 
 
 def test_cbpt_from_the_command_line_and_in_a_study(call, tmp_path):
@@ -83,6 +93,21 @@ def test_the_bench_compares_equal_losses(call, tmp_path):
     metrics = json.loads((tmp_path / "results.json").read_text())["metrics"]
     assert metrics["synthetic/clean/none/rvpt-relative-loss-gap"] < 1e-5
     assert metrics["synthetic/clean/none/rvpt-step-speedup"] > 0
+
+
+def test_the_parts_of_a_step_of_cbpt_are_measured_apart(monkeypatch, model):
+    monkeypatch.setattr(bench, "_model", lambda seed: model)
+    monkeypatch.setattr(bench, "_SIDE", 32)
+    for seconds, memory in (bench._texts(3, 0, seed=0), bench._texts(3, 1, seed=0), bench._inner(2, 1, seed=0)):
+        assert seconds > 0
+        assert memory >= 0
+
+
+@pytest.mark.slow
+def test_what_a_step_of_cbpt_costs_from_the_command_line(call, tmp_path):
+    call("bench", "cbpt", "--classes", "4", "--batch-size", "2", "--steps", "1", "--out", str(tmp_path))
+    metrics = json.loads((tmp_path / "results.json").read_text())["metrics"]
+    assert metrics["synthetic/clean/none/cbpt-texts-seconds;classes=4;activations=kept"] > 0
 
 
 def test_a_study_goes_on_where_it_stopped(call, tmp_path):

@@ -13,6 +13,7 @@ from clip_decomp.model import HookedCLIP
 from clip_decomp.models.hooked_text import HookedText
 from clip_decomp.prompts import ClassPrompts
 from clip_decomp.prompts.classwise import _parts
+from clip_decomp.tokenizer import BPETokenizer
 
 NAMES = ("apple", "pear", "plum")
 VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 8}
@@ -84,13 +85,22 @@ def test_a_word_goes_before_the_context(model):
     torch.testing.assert_close(prompts.vectors(word=f"{word} "), expected)
 
 
+def test_positions_that_cannot_matter_are_not_run(any_model):
+    lengths, tower = [], HookedText(any_model.clip)
+    texts = any_model.tokenizer(["apple", "pear plum fig"])
+    found = tower.run_with_hooks(texts, fwd_hooks=[("hook_embed", lambda value, hook: lengths.append(value.shape[1]))])
+    torch.testing.assert_close(found, any_model.clip.encode_text(texts))
+    causal = isinstance(any_model.tokenizer, BPETokenizer)
+    assert lengths == [int((texts[1] == any_model.tokenizer.end).nonzero()[0]) + 1 if causal else texts.shape[1]]
+
+
 def test_nothing_stays_on_the_model(any_model):
     texts = any_model.tokenizer(list(NAMES))
     before = any_model.clip.encode_text(texts)
     prompts = ClassPrompts(any_model, NAMES, length=2)
     prompts.vectors()
     assert torch.equal(any_model.clip.encode_text(texts), before)
-    assert torch.equal(HookedText(any_model.clip)(texts), before)
+    torch.testing.assert_close(HookedText(any_model.clip)(texts), before)
     assert sum(each.numel() for each in prompts.parameters()) == prompts.count == 3 * 2 * 16
 
 

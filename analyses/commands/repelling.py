@@ -1,4 +1,4 @@
-"""The analyses' commands: ``clip-decomp demo | readout | factors | study | repelling | adversarial``."""
+"""Commands about what repelling changes: ``clip-decomp repelling | adversarial``."""
 
 from __future__ import annotations
 
@@ -7,130 +7,8 @@ from typing import Annotated
 
 import typer
 
-from clip_decomp.cli.run import Clock, Data, Device, Images, Json, Model, Out, Seed, check_device, finish
+from clip_decomp.cli.run import Clock, Data, Device, Images, Json, Model, Out, Seed, finish
 from clip_decomp.results import Results
-
-
-def register(app: typer.Typer) -> None:
-    """Add the analyses' commands."""
-    app.command()(demo)
-    app.command()(readout)
-    app.command()(factors)
-    app.command()(study)
-    app.command()(repelling)
-    app.command()(adversarial)
-
-
-def demo(
-    model: Annotated[
-        list[str] | None, typer.Option(help="Backdoored models; the zoo's two by default. May be repeated.")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="Where their pictures are; the cards' by default.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for report.html and results.json.")] = Path("runs/demo"),
-    images: Annotated[int, typer.Option(help="Test images.")] = 1000,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    as_json: Json = False,
-) -> None:
-    """Read backdoored CLIPs, show what is infected, catch and repair triggered inputs, and write a report."""
-    from .demo import run
-
-    run(tuple(model or ("world/badnet", "world/blended")), data, out, images, seed, device, as_json)
-
-
-def readout(
-    model: Model = "world/clean", out: Out = None, seed: Seed = 0, device: Device = "cpu", as_json: Json = False
-) -> None:
-    """Linear read-out of the world's factors (color, texture, position, ...) from a model's features."""
-    from clip_decomp.models.loading import load
-
-    from .readout import readout as read
-
-    clock = Clock()
-    found = read(load(model, device=check_device(device)), seed=seed)
-    metrics = {f"world/clean/none/readout;factor={name}": each.accuracy.value for name, each in found.items()}
-    metrics |= {f"world/clean/none/readout-chance;factor={name}": each.chance for name, each in found.items()}
-    count = next(iter(found.values())).accuracy.count
-    rows = [(name, f"{each.accuracy} (chance {each.chance:.1%})") for name, each in found.items()]
-    finish(Results("readout", "world", seed, {"model": model}, {"test": count}, metrics, clock()), out, as_json, rows)
-
-
-def factors(
-    model: Model = "world/clean", out: Out = None, seed: Seed = 0, device: Device = "cpu", as_json: Json = False
-) -> None:
-    """Do the heads that TEXTSPAN names for a factor of the world carry its read-out? A rank correlation for each."""
-    from clip_decomp.models.loading import load
-
-    from .factors import factor_heads
-
-    clock = Clock()
-    found = factor_heads(load(model, device=check_device(device)), seed=seed)
-    metrics: dict[str, float] = {}
-    rows = [("", "rank correlation (p); named head, its rank in need; most needed head")]
-    for each in found:
-        metrics |= each.metrics("world/clean/none")
-        rows.append(
-            (
-                each.factor,
-                f"{each.correlation:+.2f} (p {each.p_value:.4f}), by share {each.share_correlation:+.2f} "
-                f"(p {each.share_p_value:.4f}); {each.best_named}, rank {each.rank_of_named}; {each.best_needed}",
-            )
-        )
-    counts = {"heads": found[0].lost.numel()}
-    finish(Results("factors", "world", seed, {"model": model}, counts, metrics, clock()), out, as_json, rows)
-
-
-def study(
-    defense: Annotated[str, typer.Argument(help="rvpt, vpt, cbpt or linear-probe.")],
-    model: Annotated[list[str], typer.Option(help="Backdoored models. May be repeated.")],
-    vary: Annotated[
-        list[str] | None, typer.Option(help="Settings to try, e.g. alpha=0,1,2; repeated ones are combined.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 3,
-    data: Annotated[str | None, typer.Option(help="Where the pictures are; the cards' by default.")] = None,
-    tune_on: Annotated[str | None, typer.Option(help="Data to tune on; the first test set's by default.")] = None,
-    test: Annotated[
-        list[str] | None, typer.Option(help="Test sets, e.g. world:outlines; the card's by default. May be repeated.")
-    ] = None,
-    template: Annotated[list[str] | None, typer.Option(help="Templates to try, '{}' the class.")] = None,
-    without_target: Annotated[
-        bool, typer.Option("--without-target", help="Leave the target class out of tuning.")
-    ] = False,
-    images: Annotated[int | None, typer.Option(help="At most this many test images of each set.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for results.json and each fit's numbers.")] = Path("runs/study"),
-    device: Device = "cpu",
-    as_json: Json = False,
-) -> None:
-    """A tuned defense on several models, seeds, settings and test sets; an interrupted study goes on."""
-    from clip_decomp.errors import SettingError
-    from clip_decomp.models.fingerprint import fingerprint
-    from clip_decomp.models.loading import load
-    from clip_decomp.results import scale_of
-
-    from .study import Fit, metrics, rows, run, sweep
-
-    clock, settings = Clock(), sweep(vary or [])
-    fits = []
-    for name in model:
-        opened = load(name, device=check_device(device))
-        where = data or opened.card.get("data")
-        if not test and where is None:
-            raise SettingError(f"{name}: say where its pictures are with --data or --test; its card does not.")
-        tests, tower = tuple(test or [where]), fingerprint(opened)
-        fits += [
-            Fit(name, tower, defense, each, seed, tune_on or tests[0], tests, images, text, without_target)
-            for each in settings
-            for text in template or [None]
-            for seed in range(seeds)
-        ]
-    for fit in fits:
-        fit.made()  # complains about a setting before hours are spent on others
-    measured = list(run(fits, data, out, device))
-    described = {"defense": defense, "models": model, "vary": vary or [], "seeds": seeds, "templates": template}
-    counts = {"fits": len(fits), "pictures": measured[0]["pictures"]}
-    scale = scale_of(fits[0].tests[0])
-    results = Results(f"study {defense}", scale, 0, described, counts, metrics(measured), clock())
-    finish(results, out, as_json, rows(measured))
 
 
 def repelling(
@@ -157,7 +35,7 @@ def repelling(
     from clip_decomp.results import prefix, scale_of
     from defenses import RVPT
 
-    from .repelling import compare, raised
+    from ..repelling import compare, raised
 
     clock = Clock()
     subject = open_subject(model, data, None, None, images, seed, device)

@@ -1,4 +1,4 @@
-"""Tuned prompts on the command line: RVPT, VPT and CBPT."""
+"""Defenses tuned on a few labelled pictures on the command line: RVPT, VPT, CBPT and the linear probe."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .subjects import Fitted, attacked, checkpoint, defend
 
 if TYPE_CHECKING:
     from ..cbpt import CBPT
+    from ..linear_probe import LinearProbe
     from ..rvpt import RVPT
 
 TuneOn = Annotated[
@@ -136,16 +137,46 @@ def cbpt(
     _tuned("cbpt", defense, subject, tune_on, None, False, seed, out, force, as_json, clock)
 
 
+def linear_probe(
+    model: Model,
+    data: Data = None,
+    tune_on: TuneOn = None,
+    attack: Attack = None,
+    target: Target = None,
+    images: Images = None,
+    shots: Shots = 16,
+    solver: Annotated[str, typer.Option(help="sgd (the paper's) or logistic (scikit-learn's).")] = "sgd",
+    epochs: Annotated[int, typer.Option(help="Of SGD.")] = 40,
+    batch_size: BatchSize = 32,
+    lr: Annotated[
+        float, typer.Option(help="Constant learning rate of SGD, for losses averaged over the batch.")
+    ] = 0.01,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Linear probe: a linear layer on the image features in the place of the classes' texts."""
+    from ..linear_probe import LinearProbe
+
+    clock = Clock()
+    settings: dict[str, Any] = {"solver": solver, "shots": shots, "epochs": epochs, "batch_size": batch_size, "lr": lr}
+    subject = attacked(model, data, attack, target, images, seed, device)
+    defense = LinearProbe(**settings, seed=seed)
+    _tuned("linear-probe", defense, subject, tune_on, None, False, seed, out, force, as_json, clock)
+
+
 def _tuned(
     name: str,
-    defense: RVPT | CBPT,
+    defense: RVPT | CBPT | LinearProbe,
     subject: Subject,
     tune_on: str | None,
     template: str | None,
     without_target: bool,
     *run: Any,
 ) -> None:
-    """Tune prompts and compare; ``run`` is the rest of what :func:`defend` takes."""
+    """Tune on a few pictures and compare; ``run`` is the rest of what :func:`defend` takes."""
     from ..few_shot import training_pictures
     from ..rvpt import RVPT
     from ..tuning import timed
@@ -168,12 +199,12 @@ def _tuned(
             settings["blocks"] = defense.prompts_.blocks
         pictures = len(defense.chosen_)
         rows = [("tuned", f"{pictures} pictures, {defense.parameters:,} parameters, {seconds:.0f} s")]
-        for key, last in defense.history_[-1].items():
-            first = next(epoch[key] for epoch in defense.history_ if key in epoch)  # some begin after a warm-up
+        history = getattr(defense, "history_", [])
+        for key in history[-1] if history else ():
+            first = next(epoch[key] for epoch in history if key in epoch)  # some begin after a warm-up
             if key != "seconds":
-                rows.append((key.replace("_", " "), f"{first:.3f}  ->  {last:.3f}"))
-        return Fitted(
-            defense, settings, {"tuned": pictures}, rows, save=lambda folder: defense.save(folder / "prompts")
-        )
+                rows.append((key.replace("_", " "), f"{first:.3f}  ->  {history[-1][key]:.3f}"))
+        kept = "probe" if name == "linear-probe" else "prompts"
+        return Fitted(defense, settings, {"tuned": pictures}, rows, save=lambda folder: defense.save(folder / kept))
 
     defend(name, subject, fit, *run)

@@ -1,0 +1,59 @@
+"""Audits of many models: what their scores say together."""
+
+import json
+import sys
+
+import pytest
+
+from analyses import audits
+from analyses.audits import Audited, summary
+from clip_decomp.cli import main
+from defenses.audit import Audit
+
+CLASSES = ("pear", "fig", "plum")
+
+
+def test_rates_over_models_are_counted():
+    bad = [Audited("a", "badnet", "pear", 3.0, CLASSES), Audited("b", "sig", "fig", 1.4, CLASSES)]
+    good = [Audited("c", "clean", None, 1.2, CLASSES), Audited("d", "clean", None, 1.6, CLASSES)]
+    assert [each.place for each in (*bad, *good)] == [1, 2, None, None]
+    found = summary(bad, good, threshold=1.5)
+    assert found["audit-auroc"] == 0.75
+    assert found["audit-auroc/low"] <= 0.75 <= found["audit-auroc/high"]
+    assert found["audit-target-first"] == 0.5
+    assert found["audit-found"] == 0.5
+    assert found["audit-false-alarms"] == 0.5
+
+
+def test_audits_from_the_command_line_go_on_where_they_stopped(tmp_path, monkeypatch, capsys):
+    pushed, scans = Audit._pushed, []
+
+    class Quick(Audit):
+        def __init__(self, **settings):
+            super().__init__(batch_size=2, growth=3, progress=False, **settings)
+
+        def _pushed(self, *arguments):
+            scans.append(1)
+            return pushed(self, *arguments)
+
+    monkeypatch.setattr(audits, "Audit", Quick)
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["clip-decomp", "audits", "--model", "world/badnet", "--model", "world/blended", "--clean", "world/clean"]
+        + ["--calibrate", "world/clean", "--count", "24", "--out", str(tmp_path)],
+    )
+    for _ in range(2):
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code, capsys.readouterr().err
+    assert len(scans) == 3 * 26  # the second run found everything there
+    found = json.loads((tmp_path / "results.json").read_text())
+    metrics = found["metrics"]
+    assert metrics["world/clean/none/audit-score;model=world/clean"] == pytest.approx(
+        found["settings"]["threshold"], abs=1e-5
+    )
+    assert metrics["world/clean/none/audit-false-alarms"] == 0
+    assert 0 <= metrics["world/clean/none/audit-auroc"] <= 1
+    assert {"world/badnet/none/audit-score;model=world/badnet"} < set(metrics)
+    assert "Which models are suspected?" in (tmp_path / "report.html").read_text()
