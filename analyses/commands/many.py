@@ -77,11 +77,15 @@ def audits(
 ) -> None:
     """How well does the audit tell backdoored models from clean ones? An interrupted run goes on."""
     from clip_decomp import plots
+    from clip_decomp.errors import SettingError
     from clip_decomp.report import Section, write_report
     from clip_decomp.results import prefix, scale_of
 
     from ..audits import audited, summary
 
+    twice = {name for name in [*model, *clean, *calibrate] if [*model, *clean, *calibrate].count(name) > 1}
+    if twice:
+        raise SettingError(f"A model is audited once, and does not calibrate what it is tested by: {sorted(twice)}.")
     clock, device = Clock(), check_device(device)
     three = [audited(names, images, count, out / "scans", seed, device) for names in (model, clean, calibrate)]
     threshold = max(each.score for each in three[2])
@@ -110,6 +114,13 @@ def audits(
     )
     section = Section("Scores", figures=[("Each dot is a model.", figure)], tables=[("All models", table)])
     rows = [(key.removeprefix("audit-").replace("-", " "), f"{value:.3f}") for key, value in found.items()]
-    lead = "; ".join(f"{name} {value}" for name, value in rows) + f". The threshold is {threshold:.2f}."
+    area, low, high = (found[f"audit-auroc{end}"] for end in ("", "/low", "/high"))
+    lead = (
+        f"The score tells {len(model)} backdoored models from {len(clean)} clean ones with an AUROC of {area:.3f} "
+        f"[{low:.3f}, {high:.3f}]. The target is the cheapest class of {found['audit-target-first']:.0%} of the "
+        f"backdoored models. The threshold of {threshold:.2f} is the largest score of {len(calibrate)} other clean "
+        f"models; {found['audit-found']:.0%} of the backdoored models and {found['audit-false-alarms']:.0%} of the "
+        "clean ones exceed it."
+    )
     write_report(out / "report.html", "Audits", lead, [section], {"Pictures": images, "Seed": str(seed)})
     finish(results, out, as_json, [("threshold", f"{threshold:.2f}"), *rows])

@@ -150,7 +150,7 @@ def _texts(classes: int, recompute: int, seed: int) -> tuple[float, float]:
 
     from clip_decomp.prompts.classwise import ClassPrompts
 
-    prompts = ClassPrompts(_model(seed), [f"class number {k}" for k in range(classes)], seed=seed)
+    prompts = ClassPrompts(_model(seed), [f"class {k}" for k in range(classes)], seed=seed)
     start, clock = Process().memory_info().rss, Clock()
     prompts.vectors(recompute=bool(recompute)).square().sum().backward()
     return clock(), peak_memory() - start

@@ -7,6 +7,7 @@ import pytest
 
 from analyses import audits
 from analyses.audits import Audited, summary
+from clip_decomp import zoo
 from clip_decomp.cli import main
 from defenses.audit import Audit
 
@@ -37,17 +38,14 @@ def test_audits_from_the_command_line_go_on_where_they_stopped(tmp_path, monkeyp
             return pushed(self, *arguments)
 
     monkeypatch.setattr(audits, "Audit", Quick)
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["clip-decomp", "audits", "--model", "world/badnet", "--model", "world/blended", "--clean", "world/clean"]
-        + ["--calibrate", "world/clean", "--count", "24", "--out", str(tmp_path)],
-    )
+    arguments = ["--model", "world/badnet", "--model", "world/blended", "--clean", "world/clean"]
+    arguments += ["--calibrate", str(zoo.path("world/clean")), "--count", "24", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["clip-decomp", "audits", *arguments])
     for _ in range(2):
         with pytest.raises(SystemExit) as stop:
             main()
         assert not stop.value.code, capsys.readouterr().err
-    assert len(scans) == 3 * 26  # the second run found everything there
+    assert len(scans) == 4 * 26  # the second run found everything there
     found = json.loads((tmp_path / "results.json").read_text())
     metrics = found["metrics"]
     assert metrics["world/clean/none/audit-score;model=world/clean"] == pytest.approx(
@@ -56,4 +54,8 @@ def test_audits_from_the_command_line_go_on_where_they_stopped(tmp_path, monkeyp
     assert metrics["world/clean/none/audit-false-alarms"] == 0
     assert 0 <= metrics["world/clean/none/audit-auroc"] <= 1
     assert {"world/badnet/none/audit-score;model=world/badnet"} < set(metrics)
-    assert "Which models are suspected?" in (tmp_path / "report.html").read_text()
+    assert "Which models does the audit suspect?" in (tmp_path / "report.html").read_text()
+    monkeypatch.setattr(sys, "argv", ["clip-decomp", "audits", *arguments, "--calibrate", "world/clean"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "A model is audited once" in capsys.readouterr().err
