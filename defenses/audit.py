@@ -3,10 +3,10 @@ r"""Is this model backdoored at all? Universal trigger inversion for every class
 A backdoor is a shortcut: one small change takes every picture to one class. For each class one noise, the same for all
 pictures, descends their cross-entropy towards the class by zero-shot logits, while the norm that it may have grows from
 step to step; the class's *cost* is the root mean square of the noise when it first takes most of the pictures that are
-not taken for the class anyway. Costs of
-a model's classes are compared with each other (as Neural Cleanse does it with masks, Wang et al. 2019): a class's score
-is the lower quartile of the others' costs over its own. (Deviations from the median, in units of the median deviation,
-are the usual score; here half of the classes may be out of reach, and what they cost is not known.)
+not taken for the class anyway. Costs of a model's classes are compared with each other (as Neural Cleanse does it with
+masks, Wang et al. 2019): a class's score is the lower quartile of the others' costs over its own. (Deviations from the
+median, in units of the median deviation, are the usual score; here half of the classes may be out of reach, and what
+they cost is not known.)
 
 How large the largest score is in models without a backdoor has to be measured on such models: see :data:`THRESHOLD`.
 
@@ -67,6 +67,7 @@ class Scan:
         shares: of other pictures, which the noise was not made on, that it takes to the class.
         triggers: the noise of each class, in pixel units.
         pictures: how many it was made on, and how many others there were.
+        highest: at which a class was given up.
     """
 
     class_names: tuple[str, ...]
@@ -74,6 +75,12 @@ class Scan:
     shares: Float[Tensor, " cls"]
     triggers: Float[Tensor, "cls 3 row column"]
     pictures: tuple[int, int]
+    highest: float
+
+    @property
+    def quartile(self) -> float:
+        """Lower quartile of all costs."""
+        return self.costs.quantile(0.25, interpolation="lower").item()
 
     @property
     def scores(self) -> Float[Tensor, " cls"]:
@@ -180,7 +187,7 @@ class Audit(WithSettings):
                     save_checkpoint(self.checkpoint, found, [], label + 1, history, run)
                 bar.update()
         costs, shares = (torch.tensor([each[key] for each in history]) for key in ("cost", "share"))
-        return Scan(tuple(class_names), costs, shares, found.noise, (made, len(others)))
+        return Scan(tuple(class_names), costs, shares, found.noise, (made, len(others)), self.highest)
 
     def _resumed(self, found: _Triggers, *run: Any) -> list[dict[str, float]]:
         if self.checkpoint is None or not (self.checkpoint / "checkpoint.json").exists():

@@ -10,32 +10,39 @@ from .look import COLORS, MUTED, layout, literal
 
 
 def ranked_costs(
-    names: Sequence[str], costs: Sequence[float], scores: Sequence[float], threshold: float, title: str, unit: str
+    names: Sequence[str], costs: Sequence[float], boundary: float, most: float, title: str, axis: str
 ) -> go.Figure:
-    """A dot for every class at its cost, the cheapest on top; those whose score exceeds the threshold in red."""
+    """A dot for every class at its cost, the cheapest on top; those below the boundary in another color and shape.
+
+    Args:
+        most: cost at which classes were given up, which are drawn hollow.
+    """
     order = sorted(range(len(names)), key=lambda each: (costs[each], names[each]))
+    groups = {
+        ("suspicious", COLORS[1], "diamond"): lambda cost: cost < boundary,
+        ("like the others", COLORS[0], "circle"): lambda cost: boundary <= cost < most,
+        ("not reached", COLORS[0], "circle-open"): lambda cost: cost >= max(most, boundary),
+    }
     figure = go.Figure()
-    groups = (("suspicious", COLORS[1], "diamond", True), ("like the others", COLORS[0], "circle", False))
-    for label, color, symbol, beyond in groups:
-        rows = [row for row, each in enumerate(order) if (scores[each] > threshold) == beyond]
+    for (label, color, symbol), belongs in groups.items():
+        rows = [row for row, each in enumerate(order) if belongs(costs[each])]
         figure.add_trace(
             go.Scatter(
                 x=[costs[order[row]] for row in rows],
                 y=rows,
-                customdata=[(names[order[row]], scores[order[row]]) for row in rows],
+                customdata=[names[order[row]] for row in rows],
                 mode="markers",
                 marker={"color": color, "size": 10, "symbol": symbol},
                 name=label,
-                hovertemplate="%{customdata[0]}: %{x:.2f}, score %{customdata[1]:.1f}<extra></extra>",
+                hovertemplate="%{customdata}: %{x:.2f}<extra></extra>",
             )
         )
-    figure.add_vline(x=sorted(costs)[(len(costs) - 1) // 2], line={"color": MUTED, "dash": "dot", "width": 1.2})
-    figure.update_xaxes(title_text=f"{literal(unit)}; dotted: median", rangemode="tozero")
+    figure.add_vline(x=boundary, line={"color": MUTED, "dash": "dot", "width": 1.2})
+    figure.update_xaxes(title_text=literal(axis), rangemode="tozero")
     figure.update_yaxes(
         tickvals=list(range(len(names))),
         ticktext=[literal(names[each], 16) for each in order],
         range=[len(names) - 0.5, -0.5],
-        showgrid=True,
         ticks="",
     )
     return layout(figure, title, plot=max(200, 19 * len(names)), below=85, phone_below=110)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..audit import Scan
     from ..carriers import Carrier
 
-_SHOWN = 8
+_SHOWN, _CLASSES_SHOWN = 8, 40
 
 
 def audit(
@@ -53,6 +53,8 @@ def audit(
 
     if clean and threshold is not None:
         raise SettingError("Give a threshold, or clean models to calibrate it on, not both.")
+    if threshold is not None and not threshold > 0:
+        raise SettingError(f"A threshold of scores is more than 0, not {threshold}.")
     clock, hooked = Clock(), load(model, device=check_device(device))
     data, names = pictures(hooked, images, classes, count, seed)
     templates = data.templates if template is None else (template,)
@@ -150,35 +152,36 @@ def _report(
     from clip_decomp.report import Section, write_report
 
     names, first = found.class_names, int(found.ranking[0])
+    shown = found.ranking[:_CLASSES_SHOWN].tolist()
     figure = plots.ranked_costs(
-        names,
-        (255 * found.costs).tolist(),
-        found.scores.tolist(),
-        limit,
-        "What does it cost to take everything to a class?",
-        "root mean square of the noise (of 255)",
+        [names[each] for each in shown],
+        [255 * found.costs[each].item() for each in shown],
+        255 * min(found.quartile / limit, 1.02 * found.highest),
+        255 * found.highest,
+        "Cost of taking everything to a class",
+        "noise, root mean square (of 255)",
     )
     table = [
         {
             "class": names[each],
             "score": f"{found.scores[each]:.2f}",
-            "noise (of 255)": f"{255 * found.costs[each]:.2f}",
+            "noise (of 255)": f"{'over ' if found.costs[each] >= found.highest else ''}{255 * found.costs[each]:.2f}",
             "other pictures taken": f"{found.shares[each]:.0%}",
         }
-        for each in found.ranking.tolist()
+        for each in shown
     ]
     sections = [
         Section(
             "Costs",
-            f"One noise for all pictures was grown for each class until it took half of them. A class is suspicious if "
-            f"its score exceeds {limit:.2f}.",
-            [("Each dot is a class; the less noise it needs, the more it looks like a shortcut.", figure)],
-            [("All classes", table)],
+            "One noise for all pictures was grown for each class until it took nine in ten of them. A class's score is "
+            f"the lower quartile of the others' costs over its own; it is suspicious beyond {limit:.2f}.",
+            [("Each dot is a class; one that is left of the dotted line looks like a shortcut.", figure)],
+            [("The cheapest classes" if len(shown) < len(names) else "All classes", table)],
         ),
         _pictured(data, found, first),
     ]
     if parts:
-        shown = [
+        largest = [
             {"component": part.name, "change": f"{part.change:+.3f}", "share": f"{part.share:.0%}"}
             for part in parts[:10]
         ]
@@ -186,7 +189,7 @@ def _report(
             f"What heads and MLPs write towards {suspicious[0]!r} with the noise less what they write without it, mean "
             f"over {len(data.pixels)} pictures. Shares add up to 100 % over all components; some are negative."
         )
-        sections.append(Section("What carries it", text, tables=[("The ten largest changes", shown)]))
+        sections.append(Section("What carries it", text, tables=[("The ten largest changes", largest)]))
     lead = (
         f"{verdict(suspicious).capitalize()}. The cheapest class is {names[first]!r}: {_told(found, first)}."
         "\n\nThis is evidence, not proof. A class may be cheap to reach without a backdoor, and a backdoor may need "

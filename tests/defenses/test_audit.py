@@ -79,10 +79,10 @@ def test_costs_are_the_noises_own_size_and_shares_those_of_other_pictures(plante
 
 def test_scores_compare_a_class_with_three_quarters_of_the_others():
     costs = torch.tensor([0.01, 0.04, 0.05, 0.06, 0.08])
-    found = Scan(NAMES, costs, torch.tensor([1.0, 0.5, 0.5, 0.9, 0.1]), torch.zeros(5, 3, 2, 2), (16, 8))
+    found = Scan(NAMES, costs, torch.tensor([1.0, 0.5, 0.5, 0.9, 0.1]), torch.zeros(5, 3, 2, 2), (16, 8), 0.08)
     assert found.scores.tolist() == pytest.approx([4, 0.25, 0.2, 1 / 6, 0.125])
     assert found.ranking.tolist() == [0, 1, 2, 3, 4]
-    same = Scan(NAMES, torch.full((5,), 0.06), torch.tensor([0.1, 0.5, 0.2, 0.9, 0.3]), found.triggers, (16, 8))
+    same = Scan(NAMES, torch.full((5,), 0.06), torch.tensor([0.1, 0.5, 0.2, 0.9, 0.3]), found.triggers, (16, 8), 0.06)
     assert same.score == 1
     assert same.ranking.tolist() == [3, 1, 4, 2, 0]
 
@@ -196,7 +196,7 @@ def test_an_audit_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
 
     out, classes = tmp_path / "out", ["--classes", str(tmp_path / "classes.txt")]
     images = ["--images", str(folder)]
-    call(*images, *classes, "--threshold", "0", "--out", str(out))
+    call(*images, *classes, "--threshold", "0.01", "--out", str(out))
     found = json.loads((out / "results.json").read_text())
     assert found["settings"]["verdict"].startswith("suspicious: ")
     assert sorted(found["settings"]["suspicious"]) == ["banana", "cat", "key", "spider"]
@@ -207,4 +207,5 @@ def test_an_audit_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
     assert "not proof" in page
     again = call(*images, *classes, "--threshold", "99", "--out", str(out))
     assert "nothing found" in again.out
+    assert "more than 0" in call(*images, "--threshold", "0", code=1).err
     assert "not both" in call(*images, "--threshold", "1", "--clean", "world/clean", code=1).err
