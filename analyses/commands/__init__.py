@@ -1,4 +1,6 @@
-"""The analyses' commands: ``clip-decomp demo | readout | factors | study | audits | repelling | adversarial``."""
+"""The analyses' commands: ``clip-decomp demo | readout | factors | study | audits | repelling | adversarial
+| cams``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import typer
 
 from clip_decomp.cli.run import Device, Json, Seed
 
-from . import many, repelling, world
+from . import cams, many, repelling, world
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command()(repelling.repelling)
     app.command()(repelling.adversarial)
     app.command()(many.audits)
+    app.command()(cams.cams)
 
 
 def demo(

@@ -1,0 +1,90 @@
+"""Where does a model look that a trigger is shown to, before and after a defense? Grad-CAM's mass on the trigger.
+
+CBPT's figure 5 shows a few maps; here the share of a map's mass that lies on the trigger's patches is a number, for as
+many pictures as wanted. Maps are those of the class that a picture is given, whichever that is.
+
+Limits: Grad-CAM is a local view: where the trigger has already decided the class, more of it raises nothing (see
+:mod:`clip_decomp.methods.gradcam`). Triggers that change every patch have no place: their share is always one.
+
+Example:
+    >>> import torch
+    >>> clean, triggered = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
+    >>> triggered[:, :, 6:, 6:] = 1
+    >>> maps = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]])
+    >>> found = on_trigger(maps, clean, triggered)
+    >>> found.share.tolist(), found.chance.tolist()
+    ([0.75], [0.25])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from clip_decomp.methods.gradcam import gradcam, gradcam_resnet
+from clip_decomp.model import HookedCLIP
+from clip_decomp.models.hooked_vit import HookedViT
+from clip_decomp.zeroshot import predict
+
+#: Pixels that change by less than half a step of 8 bits are the same.
+_SAME = 0.5 / 255
+
+
+@dataclass(frozen=True)
+class OnTrigger:
+    """How much of every picture's map lies on the trigger; pictures whose map is zero everywhere are left out.
+
+    Attributes:
+        share: of the map's mass, on the patches that the trigger changes.
+        chance: the share of a map that is the same everywhere.
+        empty: how many maps are zero everywhere.
+    """
+
+    share: Float[Tensor, " image"]
+    chance: Float[Tensor, " image"]
+    empty: int
+
+    def __str__(self) -> str:
+        if not len(self.share):
+            return f"no map says anything ({self.empty} are zero)"
+        error = self.share.std().item() / len(self.share) ** 0.5 if len(self.share) > 1 else float("nan")
+        text = f"{self.share.mean():.1%} ± {error:.1%} of the mass (by chance {self.chance.mean():.1%})"
+        return f"{text}; {self.empty} of {len(self.share) + self.empty} maps are zero"
+
+
+def on_trigger(
+    maps: Float[Tensor, "image row column"],
+    clean: Float[Tensor, "image 3 y x"],
+    triggered: Float[Tensor, "image 3 y x"],
+) -> OnTrigger:
+    """Maps of triggered pictures, and the same pictures in 0..1 without and with the trigger."""
+    changed = ((triggered - clean).abs() > _SAME).any(1, keepdim=True).float()
+    patches = F.adaptive_max_pool2d(changed, maps.shape[1:])[:, 0]
+    mass, own = maps.flatten(1).sum(1), (maps * patches).flatten(1).sum(1)
+    there = mass > 0
+    return OnTrigger((own / mass)[there], patches.flatten(1).mean(1)[there], int((~there).sum()))
+
+
+def looks(
+    model: HookedCLIP, pixels: Float[Tensor, "image 3 y x"], vectors: Float[Tensor, "cls d_embed"]
+) -> tuple[Float[Tensor, "image row column"], Int[Tensor, " image"]]:
+    """Grad-CAM of pictures in 0..1 toward the class that each is given, and these classes."""
+    images = model.normalize(pixels)
+    with torch.no_grad():
+        given = predict(model.encode_image(images), vectors).cpu()
+    maps: Tensor | None = None
+    for label in given.unique().tolist():
+        rows, text = given == label, vectors[label : label + 1]
+        if isinstance(model.visual, HookedViT):
+            part = gradcam(model, images[rows], text).maps[..., 0]
+        else:
+            part = gradcam_resnet(model.clip, images[rows], text).maps[..., 0]
+        if maps is None:
+            maps = torch.zeros(len(pixels), *part.shape[1:])
+        maps[rows] = part.cpu()
+    assert maps is not None
+    return maps, given
