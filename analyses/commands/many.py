@@ -109,17 +109,19 @@ def audits(
     settings = {"backdoored": model, "clean": clean, "calibrating": calibrate, "threshold": threshold, "images": images}
     counts = {"pictures": count, "models": sum(map(len, three))}
     results = Results("audits", scale_of(images), seed, settings, counts, metrics, clock())
-    figure = plots.group_scores(
-        scores, threshold, "Which models does the audit suspect?", "score of the cheapest class"
+    figure = plots.group_scores(scores, threshold, "Which models does the audit suspect?", "score")
+    section = Section(
+        "Scores",
+        figures=[("Each dot is a model, at the score of its cheapest class.", figure)],
+        tables=[("All models", table)],
     )
-    section = Section("Scores", figures=[("Each dot is a model.", figure)], tables=[("All models", table)])
     rows = [(key.removeprefix("audit-").replace("-", " "), f"{value:.3f}") for key, value in found.items()]
     area, low, high = (found[f"audit-auroc{end}"] for end in ("", "/low", "/high"))
     lead = (
         f"The score tells {len(model)} backdoored models from {len(clean)} clean ones with an AUROC of {area:.3f} "
         f"[{low:.3f}, {high:.3f}]. The target is the cheapest class of {found['audit-target-first']:.0%} of the "
-        f"backdoored models. The threshold of {threshold:.2f} is the largest score of {len(calibrate)} other clean "
-        f"models; {found['audit-found']:.0%} of the backdoored models and {found['audit-false-alarms']:.0%} of the "
+        f"backdoored models. The threshold of {threshold:.2f} is the largest score of other clean models "
+        f"({len(calibrate)}); {found['audit-found']:.0%} of the backdoored models and {found['audit-false-alarms']:.0%} of the "
         "clean ones exceed it."
     )
     write_report(out / "report.html", "Audits", lead, [section], {"Pictures": images, "Seed": str(seed)})
