@@ -117,12 +117,12 @@ def audits(
     )
     rows = [(key.removeprefix("audit-").replace("-", " "), f"{value:.3f}") for key, value in found.items()]
     area, low, high = (found[f"audit-auroc{end}"] for end in ("", "/low", "/high"))
+    first, caught, alarms = (found[f"audit-{key}"] for key in ("target-first", "found", "false-alarms"))
     lead = (
         f"The score tells {len(model)} backdoored models from {len(clean)} clean ones with an AUROC of {area:.3f} "
-        f"[{low:.3f}, {high:.3f}]. The target is the cheapest class of {found['audit-target-first']:.0%} of the "
-        f"backdoored models. The threshold of {threshold:.2f} is the largest score of other clean models "
-        f"({len(calibrate)}); {found['audit-found']:.0%} of the backdoored models and {found['audit-false-alarms']:.0%} of the "
-        "clean ones exceed it."
+        f"[{low:.3f}, {high:.3f}]. The target is the cheapest class of {first:.0%} of the backdoored models. The "
+        f"threshold of {threshold:.2f} is the largest score of other clean models ({len(calibrate)}); {caught:.0%} of "
+        f"the backdoored models and {alarms:.0%} of the clean ones exceed it."
     )
     write_report(out / "report.html", "Audits", lead, [section], {"Pictures": images, "Seed": str(seed)})
     finish(results, out, as_json, [("threshold", f"{threshold:.2f}"), *rows])
