@@ -153,7 +153,7 @@ def _texts(classes: int, recompute: int, seed: int) -> tuple[float, float]:
     prompts = ClassPrompts(_model(seed), [f"class {k}" for k in range(classes)], seed=seed)
     start, clock = Process().memory_info().rss, Clock()
     prompts.vectors(recompute=bool(recompute)).square().sum().backward()
-    return clock(), peak_memory() - start
+    return clock(), max(0.0, peak_memory() - start)
 
 
 def _inner(batch_size: int, steps: int, seed: int) -> tuple[float, float]:
@@ -169,4 +169,4 @@ def _inner(batch_size: int, steps: int, seed: int) -> tuple[float, float]:
     positive = functional.normalize(torch.randn(batch_size, model.visual.d_embed, generator=source), dim=-1)
     start, clock = Process().memory_info().rss, Clock()
     invert_trigger(model, images, positive, Inversion(steps=steps))
-    return clock(), peak_memory() - start
+    return clock(), max(0.0, peak_memory() - start)
