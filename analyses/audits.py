@@ -52,10 +52,13 @@ def audited(models: Sequence[str], images: str, count: int, folder: Path, seed: 
     Raises:
         SettingError: the pictures bring no class names, or a folder holds the scan of another model.
     """
-    found = []
+    found, opened = [], {}
     for name in models:
         model = load(name, device=device)
-        data = open_unlabelled(images, model.visual.image_size, count, seed)
+        size = model.visual.image_size
+        if size not in opened:
+            opened[size] = open_unlabelled(images, size, count, seed)
+        data = opened[size]
         if data.class_names is None:
             raise SettingError(f"{images} says nothing of classes: audits are compared on labelled data.")
         audit = Audit(seed=seed, checkpoint=folder / name.replace("/", "-"))

@@ -31,7 +31,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,11 +75,6 @@ class Scan:
     triggers: Float[Tensor, "cls 3 row column"]
     pictures: tuple[int, int]
     highest: float
-
-    @property
-    def quartile(self) -> float:
-        """Lower quartile of all costs."""
-        return self.costs.quantile(0.25, interpolation="lower").item()
 
     @property
     def scores(self) -> Float[Tensor, " cls"]:
@@ -167,7 +161,12 @@ class Audit(WithSettings):
         order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(self.seed))
         own, others = pixels[order[:made]], pixels[order[made:]]
         found = _Triggers(len(class_names), pixels.shape[-2:])
-        history = self._resumed(found, model, pixels, class_names, vectors)
+        run, history = {}, []
+        if self.checkpoint is not None:  # what is resumed must be this very scan
+            data = {"classes": list(class_names), "pictures": digest(pixels), "texts": digest(vectors)}
+            run = {**self.settings(), "base": fingerprint(model), **data}
+            if (self.checkpoint / "checkpoint.json").exists():
+                history = load_checkpoint(self.checkpoint, found, [], run)[1]
         given = self._given(model, pixels, vectors)[order]
         bar = tqdm(initial=len(history), total=len(class_names), desc="audit", disable=not self.progress)
         with bar, frozen(model.clip):
@@ -183,20 +182,10 @@ class Audit(WithSettings):
                     logger.warning("Nearly all pictures are taken for %r as they are: not scanned.", class_names[label])
                 history.append({"cost": cost, "share": share})
                 if self.checkpoint is not None:
-                    run = self._run(model, pixels, class_names, vectors)
                     save_checkpoint(self.checkpoint, found, [], label + 1, history, run)
                 bar.update()
         costs, shares = (torch.tensor([each[key] for each in history]) for key in ("cost", "share"))
         return Scan(tuple(class_names), costs, shares, found.noise, (made, len(others)), self.highest)
-
-    def _resumed(self, found: _Triggers, *run: Any) -> list[dict[str, float]]:
-        if self.checkpoint is None or not (self.checkpoint / "checkpoint.json").exists():
-            return []
-        return load_checkpoint(self.checkpoint, found, [], self._run(*run))[1]
-
-    def _run(self, model: HookedCLIP, pixels: Tensor, names: Sequence[str], vectors: Tensor) -> dict[str, Any]:
-        data = {"classes": list(names), "pictures": digest(pixels), "texts": digest(vectors)}
-        return {**self.settings(), "base": fingerprint(model), **data}
 
     def _pushed(self, model: HookedCLIP, pixels: Tensor, vectors: Tensor, label: int) -> tuple[Tensor, float]:
         """One noise for all pictures, as it first reaches the goal or as it is given up, and its root mean square."""

@@ -68,5 +68,7 @@ def carriers(
 
 def _along(model: HookedCLIP, pixels: Tensor, direction: Tensor) -> Float[Tensor, "image component"]:
     parts = model.decompose(model.normalize(pixels))
-    each = [parts.heads.flatten(1, 2), parts.mlps, parts.embedding[:, None], parts.bias[:, None]]
-    return torch.cat(each, dim=1).float() @ direction.to(parts.mlps)
+    direction = direction.to(parts.mlps)
+    heads = parts.toward(direction[None])[..., 0].flatten(1)
+    others = torch.cat([parts.mlps, parts.embedding[:, None], parts.bias[:, None]], dim=1) @ direction
+    return torch.cat([heads, others], dim=1).float()

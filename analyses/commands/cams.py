@@ -59,7 +59,7 @@ def cams(
         raise SettingError("Name prompts to compare with: --cbpt, --rvpt or both.")
     parts = [(plain, trigger(plain, places)) for plain, _, places in pictures(test)]
     clean, triggered = (torch.cat(each) for each in zip(*parts, strict=True))
-    found = {name: looks(*each[:1], triggered, each[1]) for name, each in seen.items()}
+    found = {name: looks(tower, triggered, texts) for name, (tower, texts) in seen.items()}
     metrics, rows, panels = {}, [("", "share of Grad-CAM's mass on the trigger, mean and standard error")], {}
     for name, (maps, given) in found.items():
         share = on_trigger(maps, clean, triggered)

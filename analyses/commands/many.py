@@ -83,16 +83,18 @@ def audits(
 
     from ..audits import audited, summary
 
-    twice = {name for name in [*model, *clean, *calibrate] if [*model, *clean, *calibrate].count(name) > 1}
+    everyone = [*model, *clean, *calibrate]
+    twice = {name for name in everyone if everyone.count(name) > 1}
     if twice:
         raise SettingError(f"A model is audited once, and does not calibrate what it is tested by: {sorted(twice)}.")
     clock, device = Clock(), check_device(device)
-    three = [audited(names, images, count, out / "scans", seed, device) for names in (model, clean, calibrate)]
+    every = audited(everyone, images, count, out / "scans", seed, device)
+    three = every[: len(model)], every[len(model) : -len(calibrate)], every[-len(calibrate) :]
     threshold = max(each.score for each in three[2])
     found = summary(three[0], three[1], threshold, seed)
     start = prefix(images, "clean", "none")
     metrics = {f"{start}/{key}": value for key, value in found.items()}
-    for each in (each for group in three for each in group):
+    for each in every:
         metrics[f"{prefix(images, each.attack, 'none')}/audit-score;model={each.model}"] = each.score
     table = [
         {
@@ -101,13 +103,12 @@ def audits(
             "target's place": each.place or "",
             "first": each.ranking[0],
         }
-        for group in three
-        for each in group
+        for each in every
     ]
     names = (f"backdoored ({len(model)})", f"clean ({len(clean)})", f"clean, for calibration ({len(calibrate)})")
     scores = {name: [(each.model, each.score) for each in group] for name, group in zip(names, three, strict=True)}
     settings = {"backdoored": model, "clean": clean, "calibrating": calibrate, "threshold": threshold, "images": images}
-    counts = {"pictures": count, "models": sum(map(len, three))}
+    counts = {"pictures": count, "models": len(every)}
     results = Results("audits", scale_of(images), seed, settings, counts, metrics, clock())
     figure = plots.group_scores(scores, threshold, "Which models does the audit suspect?", "score")
     section = Section(

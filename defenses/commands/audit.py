@@ -156,7 +156,7 @@ def _report(
     figure = plots.ranked_costs(
         [names[each] for each in shown],
         [255 * found.costs[each].item() for each in shown],
-        255 * min(found.quartile / limit, 1.02 * found.highest),
+        255 * min(found.score * found.costs[first].item() / limit, 1.02 * found.highest),
         255 * found.highest,
         "Cost of taking everything to a class",
         "noise, root mean square (of 255)",
