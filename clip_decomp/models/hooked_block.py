@@ -183,6 +183,12 @@ class HookedBlock(nn.Module):
         self.hook_attn_out, self.hook_mlp_out = HookPoint(), HookPoint()
         self.ln1, self.ln2 = HookedNorm(block.ln_1), HookedNorm(block.ln_2)
         self.attn, self.mlp = HookedAttention(block.attn), HookedMLP(block.mlp)
+        self._points = [module for module in self.modules() if isinstance(module, HookPoint)]
+
+    @property
+    def attached(self) -> bool:
+        """Whether anything listens at one of the block's hook points."""
+        return any(attached(point) for point in self._points)
 
     @property
     def attention_scale(self) -> Tensor | float:

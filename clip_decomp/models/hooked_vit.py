@@ -110,10 +110,14 @@ class HookedViT(HookedRootModule):
     def resume(
         self, residual: Float[Tensor, "batch token d_model"], layer: int, record: Record | None = None
     ) -> Float[Tensor, "batch d_embed"]:
-        """Image representations from the residual stream as it enters a block; earlier blocks do not run."""
+        """Image representations from the residual stream as it enters a block; earlier blocks do not run.
+
+        Of the last block only the class token's row is read, so only it is computed, unless something is attached there.
+        """
         x = residual
         for block in self.blocks[layer:]:
-            x = block(x, record)
+            last = block is self.blocks[-1]
+            x = block(x, record, rows=1 if last and not block.attached else None)
         if record is not None:
             record.final = x[:, 0]
         return self.read(x)
