@@ -9,6 +9,7 @@ Example:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -47,6 +48,35 @@ def decompose(
     record = Record(tokens=tokens)
     representation = tower(images, record).float()
     return _from_record(tower, record, representation, rule)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a pass leaves behind for those who watch activity at the class token.
+
+    Attributes:
+        features: representations.
+        z: attention-weighted values, as the heads computed them.
+        mlps: what MLPs wrote, biases included, in the joint space; unlike a contribution not over the image's sigma.
+    """
+
+    features: Float[Tensor, "batch d_embed"]
+    z: Float[Tensor, "batch layer head d_head"]
+    mlps: Float[Tensor, "batch layer d_embed"]
+
+
+def observe(tower: HookedViT, images: Float[Tensor, "batch 3 row column"], record: Record | None = None) -> Observation:
+    """Representations and the activity behind them: no head is projected, so it costs little more than the pass.
+
+    A pure function of the images: nothing is attached, and what is recorded belongs to this pass.
+
+    Args:
+        record: one of your own, to keep more or to edit on the way.
+    """
+    record = Record() if record is None else record
+    features = tower(images, record)
+    written = torch.stack(record.mlp, dim=1).float() @ read_matrix(tower)
+    return Observation(features, torch.stack(record.z, dim=1).float(), written)
 
 
 def _from_record(tower: HookedViT, record: Record, representation: Tensor, rule: Convention) -> Decomposition:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .decomp_rep import DecompRep
     from .decomp_rep_total import DecompRepTotal
     from .fine_tune import CleanCLIP, FineTune
+    from .guard import Guard
     from .inversion import invert_trigger
     from .linear_probe import LinearProbe
     from .rvpt import RVPT
@@ -29,6 +30,7 @@ _HOMES = {
     "CBPT": ".cbpt",
     "CleanCLIP": ".fine_tune",
     "FineTune": ".fine_tune",
+    "Guard": ".guard",
     "invert_trigger": ".inversion",
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "DecompRep",
     "DecompRepTotal",
     "FineTune",
+    "Guard",
     "LinearProbe",
     "invert_trigger",
 ]

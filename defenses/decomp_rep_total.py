@@ -20,8 +20,6 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -29,10 +27,12 @@ from torch import Tensor
 from clip_decomp.data.sets import ImageSet
 from clip_decomp.errors import SettingError
 from clip_decomp.model import HookedCLIP
+from clip_decomp.models.hooked_block import Record
 
 from .defended import ImageSideDefense
-from .selection import clean_decompositions, resolve_layers
-from .spread import HeadSpread
+from .deviation import observe_clean
+from .selection import resolve_layers
+from .spread import Spread
 
 
 class DecompRepTotal(ImageSideDefense):
@@ -43,8 +43,8 @@ class DecompRepTotal(ImageSideDefense):
         false_positive_rate: share of clean images that each single head deviates on.
 
     Attributes:
-        spread_: clean means and spreads of every head (:class:`~defenses.spread.HeadSpread`).
-        threshold_: distance above which a head is repaired. ``[layer, head]``
+        spread_: clean means and spreads of every head (:class:`~defenses.spread.Spread`).
+        threshold_: distance above which a head is repaired, infinite where none is to be. ``[layer, head]``
     """
 
     def __init__(self, layers: tuple[int, ...] | None = None, false_positive_rate: float = 0.01):
@@ -54,29 +54,26 @@ class DecompRepTotal(ImageSideDefense):
 
     def fit(self, model: HookedCLIP, clean: ImageSet | Float[Tensor, "image 3 row column"]) -> DecompRepTotal:
         """Learn means, spreads and thresholds from held-out clean images; labels are not used. Returns itself."""
-        self.model_ = model
+        return self.fit_spread(model, Spread.fit(observe_clean(model, clean).z))
+
+    def fit_spread(self, model: HookedCLIP, spread: Spread) -> DecompRepTotal:
+        """Learn thresholds where clean spreads of every layer's heads are at hand; returns itself."""
+        self.model_, self.spread_ = model, spread
         self.layers_ = resolve_layers(self.layers or tuple(range(model.visual.n_layers)), model.visual.n_layers)
-        z = torch.cat([dec.z for dec in clean_decompositions(model, clean)])
-        self.spread_ = HeadSpread.fit(z)
-        self.threshold_ = self.spread_.quantile(1 - self.false_positive_rate)
+        self.threshold_ = torch.full_like(spread.center, torch.inf)
+        chosen = list(self.layers_)
+        self.threshold_[chosen] = spread.quantile(1 - self.false_positive_rate)[chosen]
         return self
 
     def deviant(self, z: Float[Tensor, "batch head d_head"], layer: int) -> Bool[Tensor, "batch head"]:
         """Which heads of a layer are further from clean ones than the threshold."""
-        return self.spread_.distance(z, layer) > self.threshold_[layer]
+        return self.spread_.distance_at(layer, z) > self.threshold_[layer]
 
-    def _repair(self, layer: int) -> Callable:
-        def hook(z: Float[Tensor, "batch token head d_head"], hook: object) -> Tensor:
-            row = z[:, 0]
-            mean = self.spread_.mean[layer].to(row).expand_as(row)
-            repaired = torch.where(self.deviant(row, layer)[..., None], mean, row)
-            return torch.cat([repaired[:, None], z[:, 1:]], dim=1)
-
-        return hook
+    def repaired(self, layer: int, z: Float[Tensor, "batch head d_head"]) -> Float[Tensor, "batch head d_head"]:
+        """A layer's values with those of deviant heads replaced by their clean means."""
+        return torch.where(self.deviant(z, layer)[..., None], self.spread_.mean[layer].to(z), z)
 
     @torch.no_grad()
     def encode_image(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch d_embed"]:
-        """Representations of normalized images, repaired on the way."""
-        hooks = [(f"blocks.{layer}.attn.hook_z", self._repair(layer)) for layer in self.layers_]
-        with self.model_.visual.hooks(fwd_hooks=hooks):
-            return self.model_.encode_image(images)
+        """Representations of normalized images, repaired on the way; nothing is attached to the model."""
+        return self.model_.visual(images.to(self.model_.device), Record(edit_z=self.repaired))

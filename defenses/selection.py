@@ -102,11 +102,10 @@ def resolve_layers(layers: tuple[int, ...], n_layers: int) -> tuple[int, ...]:
     return tuple(layer % n_layers for layer in layers)
 
 
-@torch.no_grad()
-def clean_decompositions(
+def clean_batches(
     model: HookedCLIP, images: ImageSet | Float[Tensor, "image 3 row column"], batch_size: int = BATCH_SIZE
-) -> list[Decomposition]:
-    """Decompose clean images, given as a data set or as normalized tensors, under the paper's convention.
+) -> list[Float[Tensor, "batch 3 row column"]]:
+    """Clean images, given as a data set or as normalized tensors, as normalized batches.
 
     Raises:
         DataError: fewer than two images.
@@ -117,4 +116,16 @@ def clean_decompositions(
         batches = list(images.split(batch_size))
     if sum(len(batch) for batch in batches) < 2:
         raise DataError("Prototypes need two clean images or more.")
-    return [model.decompose(batch, convention=PAPER) for batch in batches]
+    return batches
+
+
+@torch.no_grad()
+def clean_decompositions(
+    model: HookedCLIP, images: ImageSet | Float[Tensor, "image 3 row column"], batch_size: int = BATCH_SIZE
+) -> list[Decomposition]:
+    """Decompose clean images, given as a data set or as normalized tensors, under the paper's convention.
+
+    Raises:
+        DataError: fewer than two images.
+    """
+    return [model.decompose(batch, convention=PAPER) for batch in clean_batches(model, images, batch_size)]

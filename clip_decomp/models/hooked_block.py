@@ -6,7 +6,7 @@ pre-softmax scores) are computed only when something is attached to their hook p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -26,6 +26,8 @@ class Record:
 
     Attributes:
         tokens: keep the values of every token, too.
+        edit_z: what the class token's z of a layer is replaced by, from the layer's number and what it is. Unlike a
+            hook it belongs to one pass, so passes of several threads do not meet.
         embedding: residual stream of the class token before the first block.
         z: attention-weighted values of the class token's row.
         attention: the class token's row of the attention pattern.
@@ -35,6 +37,7 @@ class Record:
     """
 
     tokens: bool = False
+    edit_z: Callable[[int, Float[Tensor, "batch head d_head"]], Float[Tensor, "batch head d_head"]] | None = None
     embedding: Float[Tensor, "batch d_model"] | None = None
     z: list[Float[Tensor, "batch head d_head"]] = field(default_factory=list)
     attention: list[Float[Tensor, "batch head token"]] = field(default_factory=list)
@@ -112,6 +115,9 @@ class HookedAttention(nn.Module):
             row = None
         z = self.hook_z(z)
         if record is not None:
+            if record.edit_z is not None:
+                repaired = record.edit_z(len(record.z), z[:, 0])
+                z = torch.cat([repaired[:, None], z[:, 1:]], dim=1)
             if row is None:
                 scores = torch.einsum("bhd,bkhd->bhk", q[:, 0].float(), k.float()) * self.d_head**-0.5
                 row = scores.softmax(-1)
