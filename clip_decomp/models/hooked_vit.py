@@ -112,7 +112,7 @@ class HookedViT(HookedRootModule):
     ) -> Float[Tensor, "batch d_embed"]:
         """Image representations from the residual stream as it enters a block; earlier blocks do not run.
 
-        Only the class token's row of the last block is read, so only it is computed, unless something is attached there.
+        Only the class token's row of the last block is read, so only it is computed unless something is attached there.
         """
         x = residual
         for block in self.blocks[layer:]:
