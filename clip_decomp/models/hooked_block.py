@@ -147,7 +147,7 @@ def _attend(
     v: Float[Tensor, "batch head token d_head"],
 ) -> Float[Tensor, "batch head row d_head"]:
     """Fused attention or, where torch was told to use plain products, these without torch's care for masks."""
-    if q.device.type != "cpu" or torch.backends.cuda.flash_sdp_enabled():
+    if q.device.type != "cpu" or torch.compiler.is_compiling() or torch.backends.cuda.flash_sdp_enabled():
         return F.scaled_dot_product_attention(q, k, v)
     with torch.autocast("cpu", enabled=False):  # which would compute the softmax in fp32
         return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
