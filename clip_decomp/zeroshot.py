@@ -30,6 +30,10 @@ class TextEncoder(Protocol):
     def encode_text(self, texts: list[str]) -> Float[Tensor, "text d_embed"]: ...
 
 
+#: The class of a picture that got none: a guard rejected it, or the model is broken. Never right, and never the target.
+NO_ANSWER = -1
+
+
 @torch.no_grad()
 def class_vectors(
     model: TextEncoder, class_names: Sequence[str], templates: Sequence[str] = (PLAIN_TEMPLATE,)
@@ -68,5 +72,10 @@ def sides(vectors: Float[Tensor, "*side cls d_embed"]) -> tuple[Tensor, Tensor]:
 
 
 def predict(features: Float[Tensor, "batch d_embed"], vectors: Float[Tensor, "cls d_embed"]) -> Int[Tensor, " batch"]:
-    """The class whose vector is nearest by cosine; the features' norm does not matter."""
-    return (features.float() @ vectors.T).argmax(-1)
+    """The class whose vector is nearest by cosine, :data:`NO_ANSWER` for NaN; the features' norm does not matter."""
+    return choose(features.float() @ vectors.T)
+
+
+def choose(scores: Float[Tensor, "batch cls"]) -> Int[Tensor, " batch"]:
+    """The class of the highest score, or :data:`NO_ANSWER` where scores are NaN."""
+    return scores.argmax(-1).masked_fill(scores.isnan().any(-1), NO_ANSWER)

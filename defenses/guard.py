@@ -167,6 +167,15 @@ class Guard(ImageSideDefense):
             features[flagged] = repaired
         return Verdict(features, flagged, found, deviations)
 
+    def flags(self, scores: Float[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
+        """Which scores are flagged."""
+        return p_values(scores.to(self.reference), self.reference) <= self.false_positive_rate
+
+    @torch.no_grad()
+    def score(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, " batch"]:
+        """Suspicion of normalized images, higher is more suspicious."""
+        return self.measure(images.to(self.model_.device))[1].score
+
     def encode_image(
         self, images: Float[Tensor, "batch 3 row column"], normalize: bool = False
     ) -> Float[Tensor, "batch d_embed"]:

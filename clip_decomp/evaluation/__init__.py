@@ -35,7 +35,7 @@ from ..contributions import pictures
 from ..convention import EXACT, Convention
 from ..data.sets import BATCH_SIZE, ImageSet
 from ..errors import AttackFailed, DataError
-from ..zeroshot import class_vectors
+from ..zeroshot import choose, class_vectors
 from .rates import Rate, Tally, interval_metrics, rate
 from .result import ClassTallies, Evaluation
 
@@ -201,7 +201,7 @@ def _predictions(
 ) -> tuple[Tensor, Tensor]:
     guesses, truths = [], []
     for pixels, labels, _ in pictures(data, trigger, batch_size, progress):
-        guesses.append(scores(pixels).argmax(-1).cpu())
+        guesses.append(choose(scores(pixels)).cpu())
         truths.append(labels)
     return torch.cat(guesses), torch.cat(truths)
 

@@ -6,7 +6,7 @@ import typer
 
 from clip_decomp.cli.bench import app as _bench
 
-from . import audit, bench, decomp, few_shot, fine_tuned
+from . import audit, bench, decomp, few_shot, fine_tuned, guarded
 
 _defend = typer.Typer(help="Take the backdoor out of a model, and measure before and after.", no_args_is_help=True)
 _detect = typer.Typer(help="Score inputs, and measure how well triggered ones stand out.", no_args_is_help=True)
@@ -15,6 +15,7 @@ _defend.command("rvpt")(few_shot.rvpt)
 _defend.command("vpt")(few_shot.vpt)
 _defend.command("cbpt")(few_shot.cbpt)
 _defend.command("linear-probe")(few_shot.linear_probe)
+_defend.command("guard")(guarded.guarded)
 _defend.command("finetune", help="FT: fine-tune the whole model on clean pairs with the CLIP loss.")(
     fine_tuned.command("FineTune")
 )

@@ -19,7 +19,7 @@ class Fitted:
     """A defense that was fitted, and what there is to say about it.
 
     Attributes:
-        settings, counts: further ones of ``results.json``.
+        settings, counts, metrics: further ones of ``results.json``, metrics by their measure's name.
         rows: further lines of the table.
         key: what the names of its metrics carry, as ``;name=value``.
         save: writes it into the output folder.
@@ -28,6 +28,7 @@ class Fitted:
     defense: Encoder | Classifier | PromptedClassifier
     settings: dict[str, Any]
     counts: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     rows: list[tuple[str, str]] = field(default_factory=list)
     key: str = ""
     save: Callable[[Path], None] | None = None
@@ -89,9 +90,9 @@ def defend(
     if out is not None and fitted.save is not None:
         fitted.save(out)
     metrics = before.metrics(prefix(test.name, subject.attack, "none"))
-    metrics |= {
-        key + fitted.key: value for key, value in after.metrics(prefix(test.name, subject.attack, name)).items()
-    }
+    start = prefix(test.name, subject.attack, name)
+    defended = after.metrics(start) | {f"{start}/{measure}": value for measure, value in fitted.metrics.items()}
+    metrics |= {key + fitted.key: value for key, value in defended.items()}
     settings, counts = subject.settings() | fitted.settings, subject.counts() | fitted.counts
     results = Results(f"defend {name}", scale_of(test.name), seed, settings, counts, metrics, clock())
     finish(results, out, as_json, [*_compared(before, after), *fitted.rows])
