@@ -1,10 +1,16 @@
-"""Decomp-Rep: repair the representation of an image by replacing infected contributions (He et al., ICML 2025).
+r"""Decomp-Rep: repair the representation of an image by replacing infected contributions (He et al., ICML 2025).
 
 For every image, the heads of the last layer that are unlike their prototypes are replaced by them; the variant for
 global triggers replaces the last five MLPs of every image. Only the sum is edited, so nothing is retrained and a clean
 image whose heads are all typical keeps its representation.
 
-Limits: the paper chooses between heads and MLPs by knowing the attack, and so does ``components`` here.
+The paper chooses between heads and MLPs by knowing the attack. ``components="auto"`` chooses for every input from its
+own evidence: an image whose heads and MLPs together deviate no more than 95 % of the clean images' keeps its
+representation, of any other the heads are repaired or the MLPs, whichever deviate more (:mod:`defenses.deviation`). It
+needs no pass of its own: a quadratic form an image for every head and MLP.
+
+Limits: an edit of the sum comes too late where later layers have read what an infected head wrote; see
+:mod:`defenses.decomp_rep_total`.
 
 Example:
     >>> import clip_decomp
@@ -17,7 +23,7 @@ Example:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,91 +31,169 @@ from torch import Tensor
 
 from clip_decomp.convention import PAPER
 from clip_decomp.data.sets import ImageSet
+from clip_decomp.decompose import Observation
 from clip_decomp.decomposition import Decomposition
 from clip_decomp.errors import SettingError
 from clip_decomp.model import HookedCLIP
 
 from .defended import ImageSideDefense
+from .deviation import Deviation
 from .selection import Measure, clean_decompositions, fit_selector, resolve_layers
 
-Replacement = Literal["prototype", "zero"]
+Components = Literal["heads", "mlps", "auto"]
+Replacement = Literal["prototype", "zero", "random"]
 
 
 class DecompRep(ImageSideDefense):
     """A repaired model: ``encode_image`` returns repaired representations, everything else is the model's.
 
     Args:
-        components: ``heads`` (patch triggers) or ``mlps`` (global triggers).
-        layers: layers whose heads may be replaced, the last by default; for MLPs the last five.
+        components: ``heads`` (patch triggers), ``mlps`` (global triggers) or ``auto`` (each image's own evidence).
+        layers: layers whose heads may be replaced, the last by default; for MLPs the last five. Not with ``auto``.
         epsilon: selection threshold; calibrated on the clean images when None.
         measure: ``dot`` as the paper's code, or ``cosine`` as its text.
-        replacement: ``prototype``, or ``zero`` (table 5, "w Abandon").
+        replacement: ``prototype``, or table 5's ``zero`` ("w Abandon") and ``random`` (standard normal values).
         share: share of clean (image, head) pairs that a calibrated epsilon selects.
+        heads: which heads of the layers are replaced: ``selected`` ones, or table 3's rivals: these heads of every
+            image, or so many random ones of each.
+        seed: of random values and heads.
 
     Attributes:
-        selector_: the fitted :class:`~defenses.selection.HeadSelector` (heads only).
-        mlp_means_: mean contributions of the replaced MLPs (MLPs only).
+        selector_: the fitted :class:`~defenses.selection.HeadSelector` (heads).
+        mlp_means_: mean contributions of the replaced MLPs (MLPs).
+        deviation_, cutoff_: clean activity, and the score that 95 % of clean images stay below (``auto``).
     """
 
     def __init__(
         self,
-        components: Literal["heads", "mlps"] = "heads",
+        components: Components = "heads",
         layers: tuple[int, ...] | None = None,
         epsilon: float | None = None,
         measure: Measure = "dot",
         replacement: Replacement = "prototype",
         share: float = 0.05,
+        heads: Literal["selected"] | tuple[int, ...] | int = "selected",
+        seed: int = 0,
     ):
-        if components not in ("heads", "mlps"):
-            raise SettingError(f"Components to repair are heads or mlps, not {components!r}.")
-        if replacement not in ("prototype", "zero"):
-            raise SettingError(f"Replacements are prototype and zero, not {replacement!r}.")
+        if components not in get_args(Components):
+            raise SettingError(f"Components to repair are heads, mlps or auto, not {components!r}.")
+        if replacement not in get_args(Replacement):
+            raise SettingError(f"Replacements are prototype, zero and random, not {replacement!r}.")
+        if components == "auto" and layers is not None:
+            raise SettingError("With components='auto' layers are the paper's: heads of the last, the last five MLPs.")
         self.components, self.layers, self.epsilon = components, layers, epsilon
         self.measure, self.replacement, self.share = measure, replacement, share
+        self.heads, self.seed = heads, seed
 
     def fit(self, model: HookedCLIP, clean: ImageSet | Float[Tensor, "image 3 row column"]) -> DecompRep:
         """Learn prototypes and threshold from held-out clean images; returns itself.
 
         Args:
             clean: a data set, or normalized images. Labels are not used.
+
+        Raises:
+            SettingError: layers or heads that the tower does not have, or another setting out of range.
+            DataError: too few images.
         """
         self.model_ = model
-        n_layers = model.visual.n_layers
-        default = (-1,) if self.components == "heads" else tuple(range(-min(5, n_layers), 0))
-        self.layers_ = resolve_layers(self.layers or default, n_layers)
+        n_layers, n_heads = model.visual.n_layers, model.visual.n_heads
+        if not isinstance(self.heads, str):
+            numbers = (self.heads - 1,) if isinstance(self.heads, int) else self.heads
+            if not numbers or not all(0 <= each < n_heads for each in numbers):
+                raise SettingError(f"Heads {self.heads} are not among the {n_heads} of a layer.")
         parts = clean_decompositions(model, clean)
-        chosen = list(self.layers_)
-        if self.components == "heads":
-            heads = torch.cat([dec.heads[:, chosen] for dec in parts])
-            self.selector_ = fit_selector(heads, self.layers_, self.epsilon, self.measure, self.share)
-        else:
-            self.mlp_means_ = torch.cat([dec.mlps[:, chosen] for dec in parts]).mean(0)
+        if self.components != "mlps":
+            layers = resolve_layers(self.layers or (-1,), n_layers)
+            heads = torch.cat([dec.heads[:, list(layers)] for dec in parts])
+            self.selector_ = fit_selector(heads, layers, self.epsilon, self.measure, self.share)
+        if self.components != "heads":
+            self.mlp_layers_ = list(resolve_layers(self.layers or tuple(range(-min(5, n_layers), 0)), n_layers))
+            self.mlp_means_ = torch.cat([dec.mlps[:, self.mlp_layers_] for dec in parts]).mean(0)
+        if self.components == "auto":
+            seen = [_activity(dec) for dec in parts]
+            whole = zip(*((each.features, each.z, each.mlps) for each in seen), strict=True)
+            self.deviation_ = Deviation.fit(Observation(*(torch.cat(each) for each in whole)))
+            scores = self.deviation_.left_out.sort().values
+            self.cutoff_ = float(scores[int(0.95 * (len(scores) - 1))])
         return self
 
     def repair(self, dec: Decomposition) -> Float[Tensor, "batch d_embed"]:
-        """Repaired representations of a decomposition under the paper's convention, at their original norm."""
-        if dec.convention != PAPER:
-            raise SettingError("Decomp-Rep repairs contributions of convention='paper'.")
-        chosen = list(self.layers_)
-        if self.components == "mlps":
-            target = self.mlp_means_ if self.replacement == "prototype" else torch.zeros_like(self.mlp_means_)
-            change = (target - dec.mlps[:, chosen]).sum(1)
+        """Repaired representations of a decomposition under the paper's convention, at their original norm.
+
+        Raises:
+            SettingError: a decomposition under another convention.
+        """
+        _check(dec)
+        if self.components == "heads":
+            change = self._of_heads(dec)
+        elif self.components == "mlps":
+            change = self._of_mlps(dec)
         else:
-            heads = dec.heads[:, chosen]
-            change = repair_change(heads, self.selector_.select(heads), self.selector_.prototypes, self.replacement)
+            found = self.deviation_.measure(_activity(dec))
+            by_heads = (found.of_heads >= found.of_mlps)[:, None]
+            change = torch.where(by_heads, self._of_heads(dec), self._of_mlps(dec))
+            change = change * (found.score > self.cutoff_)[:, None]
         return (dec.sum() + change) * dec.norm[:, None]
 
+    def reverse(self, clean: Decomposition, triggered: Decomposition) -> Float[Tensor, "batch d_embed"]:
+        """Decomp-Reverse: clean representations with the contributions of the heads that are selected in the same
+        images' triggered versions, taken from these (table 3).
+
+        Raises:
+            SettingError: decompositions under another convention.
+        """
+        for dec in (clean, triggered):
+            _check(dec)
+        layers = list(self.selector_.layers)
+        bad = triggered.heads[:, layers]
+        change = ((bad - clean.heads[:, layers]) * self._chosen(bad)[..., None]).sum((1, 2))
+        return (clean.sum() + change) * clean.norm[:, None]
+
+    @torch.no_grad()
     def encode_image(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch d_embed"]:
         """Repaired representations of normalized images."""
         return self.repair(self.model_.decompose(images, convention=PAPER))
+
+    def _of_heads(self, dec: Decomposition) -> Float[Tensor, "batch d_embed"]:
+        heads = dec.heads[:, list(self.selector_.layers)]
+        return repair_change(heads, self._chosen(heads), self._target(self.selector_.prototypes, len(heads)))
+
+    def _of_mlps(self, dec: Decomposition) -> Float[Tensor, "batch d_embed"]:
+        return (self._target(self.mlp_means_, len(dec)) - dec.mlps[:, self.mlp_layers_]).sum(1)
+
+    def _chosen(self, heads: Float[Tensor, "batch layer head d_embed"]) -> Bool[Tensor, "batch layer head"]:
+        if isinstance(self.heads, str):
+            return self.selector_.select(heads)
+        if isinstance(self.heads, int):
+            ranks = torch.rand(heads.shape[:3], generator=self._generator()).argsort(-1).to(heads.device)
+            return ranks < self.heads
+        fixed = torch.zeros(heads.shape[:3], dtype=torch.bool, device=heads.device)
+        fixed[..., list(self.heads)] = True
+        return fixed
+
+    def _target(self, means: Tensor, batch: int) -> Tensor:
+        if self.replacement == "random":
+            return torch.randn(batch, *means.shape, generator=self._generator()).to(means)
+        return means if self.replacement == "prototype" else torch.zeros_like(means)
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
 
 
 def repair_change(
     heads: Float[Tensor, "batch layer head d_embed"],
     selected: Bool[Tensor, "batch layer head"],
-    prototypes: Float[Tensor, "layer head d_embed"],
-    replacement: Replacement = "prototype",
+    target: Float[Tensor, "*batch layer head d_embed"],
 ) -> Float[Tensor, "batch d_embed"]:
-    """What replacing the selected heads adds to the representation."""
-    target = prototypes if replacement == "prototype" else torch.zeros_like(prototypes)
+    """What putting ``target`` in the place of the selected heads adds to the representation."""
     return ((target - heads) * selected[..., None]).sum((1, 2))
+
+
+def _activity(dec: Decomposition) -> Observation:
+    """What :mod:`defenses.deviation` measures: MLPs as they wrote, not over the image's sigma and norm."""
+    return Observation(dec.sum(), dec.z, dec.mlps / dec.scale[:, None, None])
+
+
+def _check(dec: Decomposition) -> None:
+    if dec.convention != PAPER:
+        raise SettingError("Decomp-Rep repairs contributions of convention='paper'.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,7 +38,9 @@ def decomp_rep(
     attack: Attack = None,
     target: Target = None,
     images: Images = None,
-    components: Annotated[str, typer.Option(help="heads (patch triggers) or mlps (global triggers).")] = "heads",
+    components: Annotated[
+        str, typer.Option(help="heads (patch triggers), mlps (global triggers) or auto (each picture's own evidence).")
+    ] = "heads",
     effect: Annotated[
         str,
         typer.Option(help="direct (the paper's: edit the sum) or total (repair heads on the way)."),
@@ -46,6 +48,16 @@ def decomp_rep(
     epsilon: Epsilon = None,
     measure: Measure = "dot",
     share: Share = 0.05,
+    replacement: Annotated[str, typer.Option(help="prototype, zero or random.")] = "prototype",
+    fixed: Annotated[
+        list[int] | None, typer.Option(help="Replace this head of every picture instead of selected ones; repeat.")
+    ] = None,
+    random: Annotated[
+        int | None, typer.Option(min=1, help="Replace so many random heads instead of selected ones.")
+    ] = None,
+    false_positive_rate: Annotated[
+        float, typer.Option(help="Share of clean pictures that each head deviates on, with --effect total.")
+    ] = 0.01,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -60,18 +72,28 @@ def decomp_rep(
 
     if effect not in ("direct", "total") or (effect == "total" and components != "heads"):
         raise SettingError(f"Repair has a direct effect, or a total one on heads; not effect={effect} on {components}.")
+    if fixed and random:
+        raise SettingError("Replace fixed heads or random ones, not both.")
     clock, subject = Clock(), attacked(model, data, attack, target, images, seed, device)
     held_out = subject.data.held_out
 
     def fit() -> Fitted:
-        settings = {"components": components, "effect": effect}
+        settings: dict[str, Any] = {"components": components, "effect": effect}
         key = f";components={components};effect={effect}"
         if effect == "total":
-            total = DecompRepTotal().fit(subject.model, held_out)
-            return Fitted(total, settings | {"false_positive_rate": total.false_positive_rate}, key=key)
-        direct = DecompRep(components, epsilon=epsilon, measure=measure, share=share).fit(subject.model, held_out)
-        used = direct.selector_.epsilon if components == "heads" else None
-        return Fitted(direct, settings | {"epsilon": used, "measure": measure, "share": share}, key=key)
+            total = DecompRepTotal(false_positive_rate=false_positive_rate).fit(subject.model, held_out)
+            return Fitted(total, settings | {"false_positive_rate": false_positive_rate}, key=key)
+        heads = tuple(fixed) if fixed else random or "selected"
+        asked = {"measure": measure, "replacement": replacement, "share": share, "heads": heads, "seed": seed}
+        direct = DecompRep(components, epsilon=epsilon, **asked).fit(subject.model, held_out)
+        used = None if components == "mlps" else direct.selector_.epsilon
+        for name, value, usual in (("replacement", replacement, "prototype"), ("heads", heads, "selected")):
+            key += (
+                ""
+                if value == usual
+                else f";{name}={value if isinstance(value, str | int) else '+'.join(map(str, value))}"
+            )
+        return Fitted(direct, settings | {"epsilon": used} | asked, key=key)
 
     defend("decomp-rep", subject, fit, seed, out, force, as_json, clock)
 

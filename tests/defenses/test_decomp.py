@@ -16,7 +16,7 @@ from clip_decomp.evaluation import evaluate
 from clip_decomp.model import HookedCLIP
 from clip_decomp.training.architecture import Architecture, build
 from defenses import DecompDet, DecompRep, DecompRepTotal
-from defenses.decomp_rep import repair_change
+from defenses.decomp_rep import _activity, repair_change
 from defenses.detection import auroc, detect
 from defenses.selection import HeadSelector, fit_selector, resolve_layers, similarity
 
@@ -41,7 +41,8 @@ def representation(tensors, side):
 
 def repaired(tensors, side, selector, replacement):
     total, last = representation(tensors, side), tensors[f"{side}.last"][:, None]
-    change = repair_change(last, selector.select(last), selector.prototypes, replacement)
+    target = selector.prototypes if replacement == "prototype" else torch.zeros_like(selector.prototypes)
+    change = repair_change(last, selector.select(last), target)
     return ((total + change) @ tensors["classifier"]).argmax(1)
 
 
@@ -103,6 +104,11 @@ def test_other_bad_settings_are_named():
     for build_one, word in (
         (lambda: DecompRep(components="patches"), "patches"),
         (lambda: DecompRep(replacement="noise"), "noise"),
+        (lambda: DecompRep("auto", layers=(0,)), "auto"),
+        (lambda: DecompRep(heads=(4,)).fit(*model_and_images()), "4"),
+        (lambda: DecompRep(heads=5).fit(*model_and_images()), "5"),
+        (lambda: DecompRep(heads=()).fit(*model_and_images()), "not among"),
+        (lambda: DecompDet(score="distance", parts="tokens"), "tokens"),
         (lambda: DecompDet(score="vibes"), "vibes"),
         (lambda: resolve_layers((), 4), "one layer"),
         (lambda: resolve_layers((4,), 4), "no layer 4"),
@@ -146,6 +152,68 @@ def test_mlp_variant_replaces_the_last_mlps_by_their_means():
         dec = model.decompose(images, convention="paper")
         expected = dec.sum() - dec.mlps[:, 1:].sum(1) + dec.mlps[:, 1:].mean(0).sum(0)
         assert torch.allclose(fixed.encode_image(images), expected * dec.norm[:, None], atol=1e-5)
+
+
+def test_fixed_heads_are_replaced_in_every_image():
+    model, images = model_and_images()
+    fixed = DecompRep(heads=(0, 2)).fit(model, images)
+    with torch.no_grad():
+        dec = model.decompose(images, convention="paper")
+    others = dec.sum() - dec.heads[:, 2, [0, 2]].sum(1) + dec.heads[:, 2, [0, 2]].mean(0).sum(0)
+    assert torch.allclose(fixed.encode_image(images), others * dec.norm[:, None], atol=1e-5)
+
+
+def test_random_heads_are_as_many_as_asked_for_and_differ_between_images():
+    model, images = model_and_images()
+    fixed = DecompRep(heads=3).fit(model, images)
+    chosen = fixed._chosen(model.decompose(images, convention="paper").heads[:, [2]])
+    assert (chosen.sum(-1) == 3).all()
+    assert len(chosen[:, 0].unique(dim=0)) == 4  # of four heads, each is left out somewhere
+    assert torch.equal(fixed.encode_image(images), fixed.encode_image(images))
+
+
+def test_random_values_are_standard_normal():
+    model, images = model_and_images()
+    fixed = DecompRep(epsilon=1e9, replacement="random").fit(model, images)
+    with torch.no_grad():
+        dec = model.decompose(images, convention="paper")
+    written = fixed.encode_image(images) / dec.norm[:, None] - (dec.sum() - dec.heads[:, 2].sum(1))
+    assert written.std() == pytest.approx(2, abs=0.15)  # of the sum of four heads
+    assert written.mean().abs() < 0.2
+
+
+def test_auto_repairs_heads_or_mlps_by_each_images_own_evidence():
+    model, images = model_and_images(120)
+    auto = DecompRep("auto", epsilon=1e9).fit(model, images)
+    with torch.no_grad():
+        strange = images[60:].clone()
+        strange[:, :, 10:40, 10:40] = 8.0
+        dec = model.decompose(torch.cat([images[:60], strange]), convention="paper")
+        plain = dec.sum() * dec.norm[:, None]
+        heads = DecompRep("heads", epsilon=1e9).fit(model, images).repair(dec)
+        mlps = DecompRep("mlps").fit(model, images).repair(dec)
+        measured = auto.deviation_.measure(_activity(dec))
+        by_heads = (measured.of_heads >= measured.of_mlps)[:, None]
+        repaired = torch.where(by_heads, heads, mlps)
+        deviant = measured.score > auto.cutoff_
+        assert deviant[60:].float().mean() > 0.5 > 0.1 > deviant[:60].float().mean()
+        assert torch.allclose(auto.repair(dec), torch.where(deviant[:, None], repaired, plain), atol=1e-5)
+        auto.cutoff_ = -1e9  # every image is repaired
+        assert by_heads.any()
+        assert not by_heads.all()
+        assert torch.allclose(auto.repair(dec), repaired, atol=1e-5)
+
+
+def test_decomp_reverse_brings_the_selected_heads_of_the_triggered_image():
+    model, images = model_and_images()
+    fixed = DecompRep(heads=(1,)).fit(model, images)
+    with torch.no_grad():
+        clean = model.decompose(images[:5], convention="paper")
+        bad = model.decompose(images[5:10], convention="paper")
+        expected = (clean.sum() - clean.heads[:, 2, 1] + bad.heads[:, 2, 1]) * clean.norm[:, None]
+        assert torch.allclose(fixed.reverse(clean, bad), expected, atol=1e-5)
+        with pytest.raises(SettingError, match="convention"):
+            fixed.reverse(clean, model.decompose(images[5:10]))
 
 
 def test_repair_leaves_model_and_images_as_they_were():
