@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .audit import Audit
+    from .backdoor_ids import BackdoorIDS
     from .cbpt import CBPT
     from .decomp_det import DecompDet
     from .decomp_rep import DecompRep
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from .inversion import invert_trigger
     from .linear_probe import LinearProbe
     from .rvpt import RVPT
+    from .scale_up import ScaleUp
+    from .strip import STRIP
+    from .teco import TeCo
 
 _HOMES = {
     "DecompDet": ".decomp_det",
@@ -30,18 +34,26 @@ _HOMES = {
     "CleanCLIP": ".fine_tune",
     "FineTune": ".fine_tune",
     "invert_trigger": ".inversion",
+    "STRIP": ".strip",
+    "ScaleUp": ".scale_up",
+    "TeCo": ".teco",
+    "BackdoorIDS": ".backdoor_ids",
 }
 
 __all__ = [
     "CBPT",
     "RVPT",
+    "STRIP",
     "Audit",
+    "BackdoorIDS",
     "CleanCLIP",
     "DecompDet",
     "DecompRep",
     "DecompRepTotal",
     "FineTune",
     "LinearProbe",
+    "ScaleUp",
+    "TeCo",
     "invert_trigger",
 ]
 

@@ -18,11 +18,10 @@ from clip_decomp.cli.run import (
     Out,
     Seed,
     Target,
-    finish,
 )
-from clip_decomp.results import Results, prefix, scale_of
 
-from .subjects import Fitted, attacked, defend, undefended
+from .detect import FittedDetector, detect
+from .subjects import Fitted, attacked, defend
 
 Epsilon = Annotated[
     float | None,
@@ -94,34 +93,14 @@ def decomp_det(
 ) -> None:
     """Decomp-Det: count the heads of the last layer that are unlike their clean prototypes."""
     from ..decomp_det import DecompDet
-    from ..detection import detect
 
     clock = Clock()
     subject = attacked(model, data, attack, target, images, seed, device)
-    test = subject.data.test
-    before = undefended(subject, force)
-    detector = DecompDet(score, epsilon=epsilon, measure=measure, share=share)
-    detector.fit(subject.model, subject.data.held_out)
-    found = detect(detector, subject.model, test, subject.trigger, subject.target, seed, progress=True)
-    metrics = before.metrics(prefix(test.name, subject.attack, "none"))
-    key = f";score={score}"
-    metrics |= {k + key: v for k, v in found.metrics(prefix(test.name, subject.attack, "decomp-det")).items()}
-    settings = {
-        **subject.settings(),
-        "score": score,
-        "epsilon": detector.selector_.epsilon,
-        "measure": measure,
-        "zeta": detector.zeta_,
-    }
-    counts = {**subject.counts(), "target_clean": len(found.target_clean), "triggered": len(found.triggered)}
-    results = Results("detect decomp-det", scale_of(test.name), seed, settings, counts, metrics, clock())
-    rows = [
-        ("attack success rate, undefended", str(before.attack_success_rate)),
-        ("AUROC against all clean pictures", _area(found.auroc)),
-        (f"AUROC against clean {subject.target}", _area(found.auroc_target)),
-    ]
-    finish(results, out, as_json, rows)
 
+    def fit() -> FittedDetector:
+        detector = DecompDet(score, epsilon=epsilon, measure=measure, share=share)
+        detector.fit(subject.model, subject.data.held_out)
+        settings = {"score": score, "epsilon": detector.selector_.epsilon, "measure": measure, "zeta": detector.zeta_}
+        return FittedDetector(detector, settings, key=f";score={score}")
 
-def _area(rate) -> str:
-    return f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}] ({rate.count} in the smaller group)"
+    detect("decomp-det", subject, fit, seed, out, force, as_json, clock)
