@@ -7,8 +7,9 @@ no class and no training is needed.
 
 Ours, as we know the paper by its abstract only: the masks (squares of ``cell`` pixels, in an order drawn by the seed,
 each mask holding the one before, filled with the mean color that the model was trained with), the masked shares
-(``steps`` of them, even from 0 to ``most``), the Euclidean distance of unit embeddings, and ``min_samples``. Without
-a radius ``eps`` it is calibrated: 95 % of the clean pictures of the fit stay in one cluster.
+(``steps`` of them, even from 0 to ``most``), the Euclidean distance of unit embeddings, and ``min_samples``.
+Patch-sized cells and ``min_samples=1`` served it best on training pictures of world/badnet. Without a radius ``eps`` it
+is calibrated: 95 % of the clean pictures of the fit stay in one cluster.
 
 A continuous score is ours, too: **the largest radius at which the way still falls into more than one cluster**. With
 core distances :math:`c_i` (to the ``min_samples``-th nearest embedding, itself included) the clusters at radius
@@ -56,9 +57,10 @@ class BackdoorIDS(BlackBoxDetector):
     Args:
         steps: masked copies of a picture, the unmasked one included.
         most: the share that the last mask covers.
-        cell: side of the masked squares in pixels; by default a sixteenth of the picture's.
+        cell: side of the masked squares in pixels; by default an eighth of the picture's.
         eps: DBSCAN's radius; calibrated when None.
-        min_samples: DBSCAN's: embeddings within the radius, itself included, that make one a core.
+        min_samples: DBSCAN's: embeddings within the radius, itself included, that make one a core. With 1 all are
+            cores, and clusters are those of single linkage.
         calibration, batch_size, seed: see :class:`~defenses.black_box.BlackBoxDetector`.
 
     Attributes:
@@ -76,7 +78,7 @@ class BackdoorIDS(BlackBoxDetector):
         most: float = 0.95,
         cell: int | None = None,
         eps: float | None = None,
-        min_samples: int = 2,
+        min_samples: int = 1,
         calibration: int = 100,
         batch_size: int = BATCH_SIZE,
         seed: int = 0,
@@ -136,7 +138,7 @@ def growing_masks(
     size: tuple[int, int], steps: int, most: float, cell: int | None, seed: int
 ) -> Bool[Tensor, "step row column"]:
     """Masks of squares that cover even shares from 0 to ``most``, each holding the one before."""
-    side = cell or max(1, min(size) // 16)
+    side = cell or max(1, min(size) // 8)
     rows, columns = (-(-each // side) for each in size)
     turn = torch.randperm(rows * columns, generator=torch.Generator().manual_seed(seed)).float() / (rows * columns)
     masks = turn.reshape(rows, columns) < torch.linspace(0, most, steps)[:, None, None]
