@@ -1,8 +1,5 @@
-"""STRIP, SCALE-UP, TeCo, BackdoorIDS and the corruptions: cases with known answers, and the commands."""
+"""STRIP, SCALE-UP, TeCo and BackdoorIDS: cases with known answers, and what they promise of inputs and settings."""
 
-import json
-import sys
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -10,11 +7,9 @@ import pytest
 import torch
 from sklearn.cluster import DBSCAN
 
-from clip_decomp.cli import main
 from clip_decomp.errors import DataError, SettingError
-from defenses import STRIP, BackdoorIDS, ScaleUp, TeCo, detection
+from defenses import STRIP, BackdoorIDS, ScaleUp, TeCo
 from defenses.backdoor_ids import growing_masks, splitting_radius
-from defenses.corruptions import CORRUPTIONS, corrupt
 from defenses.teco import lowest_change
 
 NAMES = ("dark", "bright", "trigger")
@@ -235,68 +230,3 @@ def test_bad_settings_are_named(kind, settings, word):
 def test_strip_needs_as_many_pictures_as_blends(model, toy):
     with pytest.raises(DataError, match="64 clean pictures, and there are 24"):
         STRIP().fit(model, toy)
-
-
-@pytest.mark.parametrize("name", list(CORRUPTIONS))
-def test_a_corruption_keeps_shape_and_range_and_is_decided_by_the_seed(name):
-    generator = torch.Generator().manual_seed(0)
-    smooth = torch.nn.functional.interpolate(torch.rand(3, 3, 6, 6, generator=generator), (48, 40), mode="bilinear")
-    before = smooth.clone()
-    weak, strong = corrupt(smooth, name, 1), corrupt(smooth, name, 5)
-    assert weak.shape == smooth.shape
-    assert weak.dtype == smooth.dtype
-    assert 0 <= strong.min() <= strong.max() <= 1
-    assert (strong - smooth).abs().mean() > (weak - smooth).abs().mean() > 0
-    assert torch.equal(corrupt(smooth, name, 5), strong)
-    torch.testing.assert_close(corrupt(smooth[1:2], name, 5), strong[1:2])
-    assert torch.equal(smooth, before)
-    by_seed = name not in ("brightness", "contrast", "pixelate", "jpeg-compression")
-    assert torch.equal(corrupt(smooth, name, 5, seed=1), strong) is not by_seed
-
-
-def test_corruptions_that_do_not_exist():
-    for name, severity, word in (("rain", 1, "rain"), ("fog", 6, "6"), ("fog", 0, "0")):
-        with pytest.raises(SettingError, match=word):
-            corrupt(torch.rand(1, 3, 8, 8), name, severity)
-
-
-def test_corruptions_by_hand():
-    gray = torch.full((1, 3, 8, 8), 0.4)
-    torch.testing.assert_close(corrupt(gray, "brightness", 3), gray + 0.3)
-    torch.testing.assert_close(corrupt(gray, "contrast", 5), gray)
-    torch.testing.assert_close(corrupt(gray, "motion-blur", 5), gray)
-    torch.testing.assert_close(corrupt(gray, "elastic-transform", 5), gray)
-    colored = torch.tensor([0.2, 0.1, 0.0])[None, :, None, None].expand(1, 3, 8, 8)
-    torch.testing.assert_close(corrupt(colored, "brightness", 2), 2 * colored)
-    halves = torch.cat([torch.zeros(1, 3, 8, 4), torch.ones(1, 3, 8, 4)], -1)
-    torch.testing.assert_close(corrupt(halves, "contrast", 3)[..., 0], torch.full((1, 3, 8), 0.4))
-    assert corrupt(gray, "pixelate", 5).unique().numel() == 1
-    spots = corrupt(torch.full((1, 3, 128, 128), 0.5), "impulse-noise", 5)
-    assert (spots == 0).float().mean() == pytest.approx(0.135, abs=0.01)
-    assert (spots == 1).float().mean() == pytest.approx(0.135, abs=0.01)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "setting"),
-    [
-        ("strip", ["--blends", "2", "--calibration", "4"], ("weight", 0.5)),
-        ("scale-up", ["--calibration", "20", "--factor", "3", "--factor", "9"], ("factors", [3, 9])),
-        ("teco", ["--corruption", "contrast", "--corruption", "fog", "--calibration", "4"], ("calibration", 4)),
-        ("backdoor-ids", ["--steps", "4", "--calibration", "4"], ("min_samples", 1)),
-    ],
-)
-def test_the_commands_measure_triggered_pictures_against_clean_ones(name, options, setting, monkeypatch, tmp_path):
-    monkeypatch.setattr(detection, "auroc", partial(detection.auroc, rounds=5))
-    few = ["--model", "world/badnet", "--images", "26", "--force", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["clip-decomp", "detect", name, *few, *options])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code
-    found = json.loads((tmp_path / "results.json").read_text())
-    for measure in ("auroc", "auroc-target"):
-        assert 0 <= found["metrics"][f"world/badnet/{name}/{measure}"] <= 1
-    assert found["metrics"][f"world/badnet/{name}/seconds-per-image"] > 0
-    assert found["metrics"]["world/badnet/none/asr"] > 0.5
-    assert found["settings"][setting[0]] == setting[1]
-    assert isinstance(found["settings"]["cutoff"], float)
-    assert found["counts"]["triggered"] < 26
