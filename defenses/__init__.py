@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .audit import Audit
+    from .backdoor_ids import BackdoorIDS
     from .cbpt import CBPT
     from .decomp_det import DecompDet
     from .decomp_rep import DecompRep
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from .inversion import invert_trigger
     from .linear_probe import LinearProbe
     from .rvpt import RVPT
+    from .scale_up import ScaleUp
+    from .strip import STRIP
+    from .teco import TeCo
 
 _HOMES = {
     "DecompDet": ".decomp_det",
@@ -32,12 +36,18 @@ _HOMES = {
     "FineTune": ".fine_tune",
     "Guard": ".guard",
     "invert_trigger": ".inversion",
+    "STRIP": ".strip",
+    "ScaleUp": ".scale_up",
+    "TeCo": ".teco",
+    "BackdoorIDS": ".backdoor_ids",
 }
 
 __all__ = [
     "CBPT",
     "RVPT",
+    "STRIP",
     "Audit",
+    "BackdoorIDS",
     "CleanCLIP",
     "DecompDet",
     "DecompRep",
@@ -45,6 +55,8 @@ __all__ = [
     "FineTune",
     "Guard",
     "LinearProbe",
+    "ScaleUp",
+    "TeCo",
     "invert_trigger",
 ]
 

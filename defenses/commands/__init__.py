@@ -6,7 +6,7 @@ import typer
 
 from clip_decomp.cli.bench import app as _bench
 
-from . import audit, bench, decomp, few_shot, fine_tuned, guarded
+from . import audit, bench, decomp, few_shot, fine_tuned, guarded, rivals
 
 _defend = typer.Typer(help="Take the backdoor out of a model, and measure before and after.", no_args_is_help=True)
 _detect = typer.Typer(help="Score inputs, and measure how well triggered ones stand out.", no_args_is_help=True)
@@ -24,6 +24,10 @@ _defend.command(
     help="CleanCLIP: fine-tune the whole model on clean pairs, with self-supervision of pictures and of captions.",
 )(fine_tuned.command("CleanCLIP"))
 _detect.command("decomp-det")(decomp.decomp_det)
+_detect.command("strip")(rivals.strip)
+_detect.command("scale-up")(rivals.scale_up)
+_detect.command("teco")(rivals.teco)
+_detect.command("backdoor-ids")(rivals.backdoor_ids)
 _bench.command("rvpt")(bench.rvpt)
 _bench.command("cbpt")(bench.cbpt)
 

@@ -18,11 +18,10 @@ from clip_decomp.cli.run import (
     Out,
     Seed,
     Target,
-    finish,
 )
-from clip_decomp.results import Results, prefix, scale_of
 
-from .subjects import Fitted, attacked, defend, undefended
+from .detect import FittedDetector, detect
+from .subjects import Fitted, attacked, defend
 
 Epsilon = Annotated[
     float | None,
@@ -87,12 +86,10 @@ def decomp_rep(
         asked = {"measure": measure, "replacement": replacement, "share": share, "heads": heads, "seed": seed}
         direct = DecompRep(components, epsilon=epsilon, **asked).fit(subject.model, held_out)
         used = None if components == "mlps" else direct.selector_.epsilon
-        for name, value, usual in (("replacement", replacement, "prototype"), ("heads", heads, "selected")):
-            key += (
-                ""
-                if value == usual
-                else f";{name}={value if isinstance(value, str | int) else '+'.join(map(str, value))}"
-            )
+        if replacement != "prototype":
+            key += f";replacement={replacement}"
+        if heads != "selected":
+            key += f";heads={'+'.join(map(str, fixed)) if fixed else f'random{random}'}"
         return Fitted(direct, settings | {"epsilon": used} | asked, key=key)
 
     defend("decomp-rep", subject, fit, seed, out, force, as_json, clock)
@@ -104,7 +101,8 @@ def decomp_det(
     attack: Attack = None,
     target: Target = None,
     images: Images = None,
-    score: Annotated[str, typer.Option(help="count (the paper's) or distance.")] = "count",
+    score: Annotated[str, typer.Option(help="count (the paper's) or distance, which is continuous.")] = "count",
+    parts: Annotated[str, typer.Option(help="What a distance looks at: heads, mlps or both.")] = "both",
     epsilon: Epsilon = None,
     measure: Measure = "dot",
     share: Share = 0.3,
@@ -114,36 +112,19 @@ def decomp_det(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Decomp-Det: count the heads of the last layer that are unlike their clean prototypes."""
+    """Decomp-Det: heads of the last layer unlike their clean prototypes, or how unlike clean activity all parts are."""
     from ..decomp_det import DecompDet
-    from ..detection import detect
 
     clock = Clock()
     subject = attacked(model, data, attack, target, images, seed, device)
-    test = subject.data.test
-    before = undefended(subject, force)
-    detector = DecompDet(score, epsilon=epsilon, measure=measure, share=share)
-    detector.fit(subject.model, subject.data.held_out)
-    found = detect(detector, subject.model, test, subject.trigger, subject.target, seed, progress=True)
-    metrics = before.metrics(prefix(test.name, subject.attack, "none"))
-    key = f";score={score}"
-    metrics |= {k + key: v for k, v in found.metrics(prefix(test.name, subject.attack, "decomp-det")).items()}
-    settings = {
-        **subject.settings(),
-        "score": score,
-        "epsilon": detector.selector_.epsilon,
-        "measure": measure,
-        "zeta": detector.zeta_,
-    }
-    counts = {**subject.counts(), "target_clean": len(found.target_clean), "triggered": len(found.triggered)}
-    results = Results("detect decomp-det", scale_of(test.name), seed, settings, counts, metrics, clock())
-    rows = [
-        ("attack success rate, undefended", str(before.attack_success_rate)),
-        ("AUROC against all clean pictures", _area(found.auroc)),
-        (f"AUROC against clean {subject.target}", _area(found.auroc_target)),
-    ]
-    finish(results, out, as_json, rows)
 
+    def fit() -> FittedDetector:
+        detector = DecompDet(score, epsilon=epsilon, measure=measure, share=share, parts=parts)  # type: ignore[arg-type]
+        detector.fit(subject.model, subject.data.held_out)
+        if score == "distance":
+            key = f";score=distance;parts={parts}"
+            return FittedDetector(detector, {"score": score, "parts": parts, "cutoff": detector.cutoff_}, key)
+        settings = {"score": score, "epsilon": detector.selector_.epsilon, "measure": measure, "zeta": detector.zeta_}
+        return FittedDetector(detector, settings, key=f";score={score}")
 
-def _area(rate) -> str:
-    return f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}] ({rate.count} in the smaller group)"
+    detect("decomp-det", subject, fit, seed, out, force, as_json, clock)
