@@ -116,4 +116,5 @@ class Spread:
 
 def _distance(values: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
     centered = values.float() - mean
-    return ((centered[..., None, :] @ precision)[..., 0, :] * centered).sum(-1).clamp(min=_TINY).sqrt()
+    turned = torch.einsum("b...d,...de->b...e", centered, precision)
+    return (turned * centered).sum(-1).clamp(min=_TINY).sqrt()

@@ -1,4 +1,4 @@
-"""The defenses' commands: ``clip-decomp audit``, ``defend ...``, ``detect ...`` and ``bench rvpt | cbpt``."""
+"""The defenses' commands: ``clip-decomp audit``, ``defend ...``, ``detect ...`` and ``bench rvpt | cbpt | guard``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import typer
 
 from clip_decomp.cli.bench import app as _bench
 
-from . import audit, bench, decomp, few_shot, fine_tuned, guarded, rivals
+from . import audit, bench, bench_guard, decomp, few_shot, fine_tuned, guarded, rivals
 
 _defend = typer.Typer(help="Take the backdoor out of a model, and measure before and after.", no_args_is_help=True)
 _detect = typer.Typer(help="Score inputs, and measure how well triggered ones stand out.", no_args_is_help=True)
@@ -30,6 +30,7 @@ _detect.command("teco")(rivals.teco)
 _detect.command("backdoor-ids")(rivals.backdoor_ids)
 _bench.command("rvpt")(bench.rvpt)
 _bench.command("cbpt")(bench.cbpt)
+_bench.command("guard")(bench_guard.guard)
 
 
 def register(app: typer.Typer) -> None:
