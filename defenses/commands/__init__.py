@@ -1,4 +1,4 @@
-"""The defenses' commands: ``clip-decomp audit``, ``defend ...``, ``detect ...`` and ``bench rvpt | cbpt``."""
+"""The defenses' commands: ``clip-decomp audit``, ``defend ...``, ``detect ...``, ``guard ...`` and ``bench ...``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import typer
 
 from clip_decomp.cli.bench import app as _bench
 
-from . import audit, bench, decomp, few_shot, fine_tuned
+from . import audit, bench, bench_server, decomp, few_shot, fine_tuned, guard
 
 _defend = typer.Typer(help="Take the backdoor out of a model, and measure before and after.", no_args_is_help=True)
 _detect = typer.Typer(help="Score inputs, and measure how well triggered ones stand out.", no_args_is_help=True)
+_guard = typer.Typer(help="Watch a model at inference, and serve it guarded.", no_args_is_help=True)
 _defend.command("decomp-rep")(decomp.decomp_rep)
 _defend.command("rvpt")(few_shot.rvpt)
 _defend.command("vpt")(few_shot.vpt)
@@ -23,8 +24,11 @@ _defend.command(
     help="CleanCLIP: fine-tune the whole model on clean pairs, with self-supervision of pictures and of captions.",
 )(fine_tuned.command("CleanCLIP"))
 _detect.command("decomp-det")(decomp.decomp_det)
+_guard.command("calibrate")(guard.calibrate)
+_guard.command("serve")(guard.serve)
 _bench.command("rvpt")(bench.rvpt)
 _bench.command("cbpt")(bench.cbpt)
+_bench.command("guard-server")(bench_server.guard_server)
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +36,7 @@ def register(app: typer.Typer) -> None:
     app.command("audit")(audit.audit)
     app.add_typer(_defend, name="defend")
     app.add_typer(_detect, name="detect")
+    app.add_typer(_guard, name="guard")
 
 
 @_defend.callback()
