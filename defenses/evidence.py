@@ -97,5 +97,9 @@ def _deviant(
     weighted = record.attention[layer][0, head, :, None] * record.values[layer][0, :, head].float()
     rows, columns = model.visual.grid
     patches = (weighted @ direction)[1 : 1 + rows * columns].reshape(rows, columns)
-    tail = float(torch.special.log_ndtr(torch.tensor(-value, dtype=torch.double)).exp())
-    return DeviantHead(layer, head, value, tail, patches.cpu())
+    return DeviantHead(layer, head, value, tail_probability(value), patches.cpu())
+
+
+def tail_probability(deviation: float) -> float:
+    """How often a clean image deviates as far, by the log-normal fit."""
+    return float(torch.special.log_ndtr(torch.tensor(-deviation, dtype=torch.double)).exp())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,30 +25,44 @@ MAX_PIXELS = 100_000_000
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
 
-def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
+class TooManyPixels(DataError):
+    """A picture that is too large to be decoded."""
+
+
+def open_image(
+    source: str | Path | bytes,
+    name: str | None = None,
+    max_pixels: int | None = None,
+    formats: Sequence[str] | None = None,
+) -> Image.Image:
     """Open a file or encoded bytes as an upright RGB image.
 
     Args:
         name: what to call the picture in errors; the path by default.
+        max_pixels: pictures with more are refused before they are decoded; ``MAX_PIXELS`` by default.
+        formats: the ones that are tried, as Pillow calls them; all by default.
 
     Raises:
-        DataError: the source is empty, truncated, too large or not an image.
+        TooManyPixels: the picture is too large.
+        DataError: the source is empty, truncated or not an image.
     """
+    most = MAX_PIXELS if max_pixels is None else max_pixels
     label = name or (str(source) if not isinstance(source, bytes) else "image bytes")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # broken metadata; the pixels decide
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise DataError(f"{label}: {image.width} x {image.height} is too large (over {MAX_PIXELS} pixels).")
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+                if image.width * image.height > most:
+                    size = f"{image.width} x {image.height}"
+                    raise TooManyPixels(f"{label}: {size} is too large (over {most} pixels).")
                 image.seek(0)
                 image.load()
                 return to_rgb(image)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{label}: {error}") from error
+        raise TooManyPixels(f"{label}: {error}") from error
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise DataError(f"{label}: not a readable image ({type(error).__name__}: {error}).") from error
 

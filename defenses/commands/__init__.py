@@ -1,4 +1,4 @@
-"""The defenses' commands: ``clip-decomp audit``, ``defend ...``, ``detect ...`` and ``bench rvpt | cbpt | guard``."""
+"""The defenses' commands: ``clip-decomp audit``, ``defend ...``, ``detect ...``, ``guard ...`` and ``bench ...``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import typer
 
 from clip_decomp.cli.bench import app as _bench
 
-from . import audit, bench, bench_guard, decomp, few_shot, fine_tuned, guarded, rivals
+from . import audit, bench, bench_guard, bench_server, decomp, few_shot, fine_tuned, guard, guarded, rivals
 
 _defend = typer.Typer(help="Take the backdoor out of a model, and measure before and after.", no_args_is_help=True)
 _detect = typer.Typer(help="Score inputs, and measure how well triggered ones stand out.", no_args_is_help=True)
+_guard = typer.Typer(help="Watch a model at inference, and serve it guarded.", no_args_is_help=True)
 _defend.command("decomp-rep")(decomp.decomp_rep)
 _defend.command("rvpt")(few_shot.rvpt)
 _defend.command("vpt")(few_shot.vpt)
@@ -28,9 +29,12 @@ _detect.command("strip")(rivals.strip)
 _detect.command("scale-up")(rivals.scale_up)
 _detect.command("teco")(rivals.teco)
 _detect.command("backdoor-ids")(rivals.backdoor_ids)
+_guard.command("calibrate")(guard.calibrate)
+_guard.command("serve")(guard.serve)
 _bench.command("rvpt")(bench.rvpt)
 _bench.command("cbpt")(bench.cbpt)
 _bench.command("guard")(bench_guard.guard)
+_bench.command("guard-server")(bench_server.guard_server)
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +42,7 @@ def register(app: typer.Typer) -> None:
     app.command("audit")(audit.audit)
     app.add_typer(_defend, name="defend")
     app.add_typer(_detect, name="detect")
+    app.add_typer(_guard, name="guard")
 
 
 @_defend.callback()

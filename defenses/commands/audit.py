@@ -10,6 +10,8 @@ import typer
 from clip_decomp.cli.run import Clock, Device, Json, Model, Out, Seed, check_device, finish
 from clip_decomp.results import Results, prefix, scale_of
 
+from .subjects import own_pictures
+
 if TYPE_CHECKING:
     from clip_decomp.data.unlabelled import Unlabelled
     from clip_decomp.model import HookedCLIP
@@ -93,24 +95,23 @@ def pictures(
     """
     from clip_decomp.data import open_data
     from clip_decomp.data.files import open_folder
-    from clip_decomp.data.unlabelled import open_unlabelled, read_class_names
+    from clip_decomp.data.unlabelled import read_class_names
     from clip_decomp.errors import DataError, SettingError
 
-    own = model.card.get("data")
-    spec, side = images or own, model.visual.image_size
-    if spec is None or (images is None and scale_of(spec) != "world"):
-        raise SettingError(f"{model.name}: say where pictures are with --images (its card says {own!r}).")
-    data = open_unlabelled(spec, side, count, seed)
+    own, side = model.card.get("data"), model.visual.image_size
+    data = own_pictures(model, images, count, seed)
     if classes is not None:
         return data, read_class_names(classes)
     if data.class_names is not None:
         return data, data.class_names
     try:
-        return data, open_folder(Path(spec), side).class_names
+        return data, open_folder(Path(images or own), side).class_names
     except DataError as error:
         if own is not None and scale_of(own) == "world":
             return data, open_data(own, side).test.class_names
-        raise SettingError(f"{spec} has no folder for each class: name classes with --classes FILE.") from error
+        raise SettingError(
+            f"{images or own} has no folder for each class: name classes with --classes FILE."
+        ) from error
 
 
 def verdict(suspicious: list[str]) -> str:

@@ -11,7 +11,9 @@ from clip_decomp.cli.run import Clock, Subject, finish, open_subject
 from clip_decomp.results import Results, prefix, scale_of
 
 if TYPE_CHECKING:
+    from clip_decomp.data.unlabelled import Unlabelled
     from clip_decomp.evaluation import Classifier, Encoder, Evaluation, PromptedClassifier
+    from clip_decomp.model import HookedCLIP
 
 
 @dataclass
@@ -48,6 +50,22 @@ def attacked(
     if subject.trigger is None:
         raise SettingError(f"{model} carries no attack on its card: name one with --attack.")
     return subject
+
+
+def own_pictures(model: HookedCLIP, images: str | None, count: int | None, seed: int) -> Unlabelled:
+    """Unlabelled pictures: of a folder or of data, or those of the data on the model's card.
+
+    Raises:
+        SettingError: nobody says where pictures are.
+    """
+    from clip_decomp.data.unlabelled import open_unlabelled
+    from clip_decomp.errors import SettingError
+
+    own = model.card.get("data")
+    spec = images or own
+    if spec is None or (images is None and scale_of(spec) != "world"):
+        raise SettingError(f"{model.name}: say where pictures are with --images (its card says {own!r}).")
+    return open_unlabelled(spec, model.visual.image_size, count, seed)
 
 
 def undefended(subject: Subject, force: bool = False) -> Evaluation:
