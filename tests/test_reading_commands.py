@@ -1,11 +1,13 @@
 """The reading methods' commands: results, pages, and one-line errors."""
 
 import json
+import os
 import sys
 
 import pytest
 
 from clip_decomp.cli import main
+from clip_decomp.cli.bench.timing import alone, peak_memory
 
 FEW = ("--model", "world/badnet", "--images", "80")
 
@@ -110,3 +112,19 @@ def test_benches_compare_with_the_published_algorithms(monkeypatch, capsys):
     assert json.loads(out)["metrics"]["synthetic/clean/none/sweep-difference"] == 0
     _, out, _ = call(monkeypatch, capsys, "bench", "mmd", "--images", "50", "--heads", "2", "--d-head", "8", "--json")
     assert json.loads(out)["metrics"]["synthetic/clean/none/mmd-seconds"] > 0
+
+
+@pytest.mark.parametrize("tokens", [(), ("--tokens", "--texts", "3")], ids=["heads", "tokens"])
+def test_the_bench_of_decompositions_takes_pairs_of_runs(tokens, monkeypatch, capsys):
+    small = ("--model", "world/clean", "--batch-size", "2", "--rounds", "2", "--no-memory", "--json")
+    _, out, _ = call(monkeypatch, capsys, "bench", "decompose", *small, *tokens)
+    found = json.loads(out)
+    speeds = [found["metrics"][f"synthetic/clean/none/images-per-second;of={of}"] for of in ("encode", "decompose")]
+    assert all(speed > 0 for speed in speeds)
+    assert found["metrics"]["synthetic/clean/none/throughput-over-plain"] > 0
+    assert found["settings"]["tokens"] == bool(tokens)
+
+
+def test_memory_is_measured_in_processes_of_their_own():
+    assert alone(os.getpid) != os.getpid()
+    assert alone(peak_memory) > 1e6

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clip_decomp.cli.bench.timing import peak_memory, side_by_side
+from clip_decomp.cli.bench.timing import alone, peak_memory, side_by_side
 from clip_decomp.cli.run import Clock, Json, Out, Seed, finish
 from clip_decomp.results import Results
 
@@ -100,18 +99,10 @@ def cbpt(
     as_json: Json = False,
 ) -> None:
     """What a step of CBPT costs, ViT-B/32 sizes, random weights: the classes' texts and the inner loop, apart."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
     import torch
 
     clock, metrics = Clock(), {}
     rows = [("", "seconds; memory beyond weights")]
-
-    def alone(work: Callable[..., tuple[float, float]], *arguments: int) -> tuple[float, float]:
-        # A process of its own for each: the peak of memory only rises.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(work, *arguments).result()
 
     def note(what: str, part: str, key: str, seconds: float, bytes_: float) -> None:
         rows.append((what, f"{seconds:.2f} s; {bytes_ / 1e6:.0f} MB"))

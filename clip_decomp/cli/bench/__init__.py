@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from . import methods, speed
+from . import decomposing, generator, methods
 
 app = typer.Typer(help="Speed, measured side by side on this machine.", no_args_is_help=True)
-for command in (speed.generator, speed.decompose, methods.textspan, methods.ablation, methods.mmd):
+for command in (generator.generator, decomposing.decompose, methods.textspan, methods.ablation, methods.mmd):
     app.command()(command)

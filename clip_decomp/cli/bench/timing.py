@@ -5,7 +5,12 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from statistics import median
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 def side_by_side(works: Sequence[Callable[[], object]], rounds: int, warm: bool = True) -> list[float]:
@@ -14,6 +19,11 @@ def side_by_side(works: Sequence[Callable[[], object]], rounds: int, warm: bool 
     Args:
         warm: let each work run once before it is measured.
     """
+    return [median(taken) for taken in turns(works, rounds, warm)]
+
+
+def turns(works: Sequence[Callable[[], object]], rounds: int, warm: bool = True) -> list[list[float]]:
+    """Seconds of each work in every round; on a GPU a work must wait for its own end."""
     for work in works if warm else ():
         work()
     times: list[list[float]] = [[] for _ in works]
@@ -22,9 +32,15 @@ def side_by_side(works: Sequence[Callable[[], object]], rounds: int, warm: bool 
             start = time.perf_counter()
             work()
             taken.append(time.perf_counter() - start)
-    return [median(taken) for taken in times]
+    return times
 
 
 def peak_memory() -> float:
     """Largest resident memory of this process so far, in bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def alone(work: Callable[..., Result], *arguments: object) -> Result:
+    """What a work returns that is done in a process of its own, because the peak of memory only rises."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
