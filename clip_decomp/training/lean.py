@@ -1,8 +1,8 @@
 """Half the precision where that is faster, and on a CPU attention that is not fused.
 
 CPUs without instructions for bfloat16 (those that know AVX2 alone) emulate its products at a fiftieth of fp32's speed:
-there everything is computed in fp32. The fused attention's backward pass takes more than half of a training step of a tiny tower on a CPU; plain products
-make the whole step twice as fast.
+there everything is computed in fp32. The fused attention's backward pass takes more than half of a training step of a
+tiny tower on a CPU; plain products make the whole step twice as fast.
 """
 
 from __future__ import annotations
