@@ -102,7 +102,7 @@ class HookedViT(HookedRootModule):
         """
         check_images(images, *self.tower.image_size)
         x = self.tower.conv1(images.to(self.tower.conv1.weight.dtype)).flatten(2).transpose(1, 2)
-        start = self.tower.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+        start = self.tower.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = self.hook_embed(torch.cat([start, x], dim=1))
         positions = self.hook_pos_embed(self.tower.positional_embedding.to(x.dtype).expand_as(x))
         return self.ln_pre(self.tower.patch_dropout(x + positions))
