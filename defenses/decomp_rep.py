@@ -23,7 +23,8 @@ Example:
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -37,11 +38,13 @@ from clip_decomp.errors import SettingError
 from clip_decomp.model import HookedCLIP
 
 from .defended import ImageSideDefense
-from .deviation import Deviation
-from .selection import Measure, clean_decompositions, fit_selector, resolve_layers
+from .deviation import Deviation, Deviations
+from .selection import HeadSelector, Measure, clean_decompositions, fit_selector, resolve_layers
+from .stored_repair import fitting, read_repair, write_repair
 
 Components = Literal["heads", "mlps", "auto"]
 Replacement = Literal["prototype", "zero", "random"]
+_SETTINGS = ("components", "layers", "epsilon", "measure", "replacement", "share", "heads", "seed")
 
 
 class DecompRep(ImageSideDefense):
@@ -132,7 +135,7 @@ class DecompRep(ImageSideDefense):
             found = self.deviation_.measure(_activity(dec))
             by_heads = (found.of_heads >= found.of_mlps)[:, None]
             change = torch.where(by_heads, self._of_heads(dec), self._of_mlps(dec))
-            change = change * (found.score > self.cutoff_)[:, None]
+            change = change * self._unusual(found)[:, None]
         return (dec.sum() + change) * dec.norm[:, None]
 
     def reverse(self, clean: Decomposition, triggered: Decomposition) -> Float[Tensor, "batch d_embed"]:
@@ -154,12 +157,64 @@ class DecompRep(ImageSideDefense):
         """Repaired representations of normalized images."""
         return self.repair(self.model_.decompose(images, convention=PAPER))
 
+    def is_deviant(self, dec: Decomposition) -> Bool[Tensor, " batch"]:
+        """Which images of a decomposition under the paper's convention are repaired at all (``auto``)."""
+        _check(dec)
+        return self._unusual(self.deviation_.measure(_activity(dec)))
+
+    @torch.no_grad()
+    def deviant(self, images: Float[Tensor, "batch 3 row column"]) -> Bool[Tensor, " batch"]:
+        """Which normalized images are repaired at all (``auto``)."""
+        return self.is_deviant(self.model_.decompose(images, convention=PAPER))
+
+    def save(self, folder: str | Path) -> None:
+        """Write what was fitted, without the model that it belongs to: safetensors and JSON."""
+        tensors: dict[str, Tensor] = {}
+        card: dict[str, Any] = {"settings": {name: getattr(self, name) for name in _SETTINGS}}
+        if self.components != "mlps":
+            tensors["prototypes"] = self.selector_.prototypes
+            card |= {"layers": self.selector_.layers, "epsilon": self.selector_.epsilon}
+        if self.components != "heads":
+            tensors["mlp_means"], card["mlp_layers"] = self.mlp_means_, self.mlp_layers_
+        if self.components == "auto":
+            tensors, card = tensors | self.deviation_.tensors(), card | {"cutoff": self.cutoff_}
+        write_repair(Path(folder), self.model_, "direct", tensors, card)
+
+    @classmethod
+    def load(cls, folder: str | Path, model: HookedCLIP) -> Self:
+        """A repair that was saved for this model.
+
+        Raises:
+            ModelError: not such a folder, damaged files, or the repair of another image tower.
+        """
+
+        def make(tensors: dict[str, Tensor], card: dict[str, Any]) -> Self:
+            settings, visual = card["settings"], model.visual
+            lists = {name: tuple(settings[name]) for name in ("layers", "heads") if isinstance(settings[name], list)}
+            loaded = cls(**settings | lists)
+            loaded.model_ = model
+            if loaded.components != "mlps":
+                layers = tuple(card["layers"])
+                prototypes = fitting(tensors, "prototypes", (len(layers), visual.n_heads, visual.d_embed))
+                loaded.selector_ = HeadSelector(layers, prototypes, float(card["epsilon"]), loaded.measure)
+            if loaded.components != "heads":
+                loaded.mlp_layers_ = list(card["mlp_layers"])
+                loaded.mlp_means_ = fitting(tensors, "mlp_means", (len(loaded.mlp_layers_), visual.d_embed))
+            if loaded.components == "auto":
+                loaded.deviation_, loaded.cutoff_ = Deviation.restore(tensors, "both"), float(card["cutoff"])
+            return loaded
+
+        return read_repair(Path(folder), model, "direct", make)
+
+    def _unusual(self, found: Deviations) -> Bool[Tensor, " batch"]:
+        return found.score > self.cutoff_
+
     def _of_heads(self, dec: Decomposition) -> Float[Tensor, "batch d_embed"]:
         heads = dec.heads[:, list(self.selector_.layers)]
-        return repair_change(heads, self._chosen(heads), self._target(self.selector_.prototypes, len(heads)))
+        return repair_change(heads, self._chosen(heads), self._target(self.selector_.prototypes, heads.shape[0]))
 
     def _of_mlps(self, dec: Decomposition) -> Float[Tensor, "batch d_embed"]:
-        return (self._target(self.mlp_means_, len(dec)) - dec.mlps[:, self.mlp_layers_]).sum(1)
+        return (self._target(self.mlp_means_, dec.z.shape[0]) - dec.mlps[:, self.mlp_layers_]).sum(1)
 
     def _chosen(self, heads: Float[Tensor, "batch layer head d_embed"]) -> Bool[Tensor, "batch layer head"]:
         if isinstance(self.heads, str):

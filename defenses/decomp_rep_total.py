@@ -20,6 +20,9 @@ Example:
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any, Self
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -33,6 +36,7 @@ from .defended import ImageSideDefense
 from .deviation import observe_clean
 from .selection import resolve_layers
 from .spread import Spread
+from .stored_repair import fitting, read_repair, write_repair
 
 
 class DecompRepTotal(ImageSideDefense):
@@ -72,6 +76,28 @@ class DecompRepTotal(ImageSideDefense):
     def repaired(self, layer: int, z: Float[Tensor, "batch head d_head"]) -> Float[Tensor, "batch head d_head"]:
         """A layer's values with those of deviant heads replaced by their clean means."""
         return torch.where(self.deviant(z, layer)[..., None], self.spread_.mean[layer].to(z), z)
+
+    def save(self, folder: str | Path) -> None:
+        """Write what was fitted, without the model that it belongs to: safetensors and JSON."""
+        card = {"settings": {"layers": self.layers, "false_positive_rate": self.false_positive_rate}}
+        write_repair(Path(folder), self.model_, "total", self.spread_.tensors(), card)
+
+    @classmethod
+    def load(cls, folder: str | Path, model: HookedCLIP) -> Self:
+        """A repair that was saved for this model.
+
+        Raises:
+            ModelError: not such a folder, damaged files, or the repair of another image tower.
+        """
+
+        def make(tensors: dict[str, Tensor], card: dict[str, Any]) -> Self:
+            layers, rate = card["settings"]["layers"], card["settings"]["false_positive_rate"]
+            fitting(tensors, "center", (model.visual.n_layers, model.visual.n_heads))
+            loaded = cls(None if layers is None else tuple(layers), rate)
+            loaded.fit_spread(model, Spread(**tensors))
+            return loaded
+
+        return read_repair(Path(folder), model, "total", make)
 
     @torch.no_grad()
     def encode_image(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch d_embed"]:

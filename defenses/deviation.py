@@ -16,6 +16,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +32,7 @@ from .selection import clean_batches
 from .spread import Spread
 
 Parts = Literal["heads", "mlps", "both"]
+_SPREADS = ("heads", "mlps", "of_heads", "of_mlps", "of_both")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,24 @@ class Deviation:
         wholes = (self.of_heads, self.of_mlps, self.of_both)
         found = [each.deviation(v)[:, 0, 0] for each, v in zip(wholes, _vectors(heads, mlps), strict=True)]
         return Deviations(heads, mlps, found[0], found[1], found[("heads", "mlps", "both").index(self.parts)])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file needs to hold, for :meth:`restore`."""
+        return {f"{name}.{key}": value for name in _SPREADS for key, value in getattr(self, name).tensors().items()}
+
+    @classmethod
+    def restore(cls, tensors: Mapping[str, Tensor], parts: Parts) -> Deviation:
+        """A deviation from its tensors, among others.
+
+        Raises:
+            TypeError: tensors are missing.
+        """
+        own = {name: {} for name in _SPREADS}
+        for key, value in tensors.items():
+            name, _, field = key.partition(".")
+            if name in own:
+                own[name][field] = value
+        return cls(**{name: Spread(**each) for name, each in own.items()}, parts=parts)
 
     @property
     def left_out(self) -> Float[Tensor, " image"]:

@@ -84,6 +84,9 @@ class Guard(ImageSideDefense):
         reference: scores of clean images that ``deviation`` has not seen, in ascending order.
         false_positive_rate: share of clean images that may be flagged.
         mode: ``flag``, ``reject`` or ``repair``.
+
+    Attributes:
+        repairing: encodes flagged images in the mode ``repair``.
     """
 
     def __init__(
@@ -99,7 +102,7 @@ class Guard(ImageSideDefense):
         self.model_, self.deviation, self.mode = model, deviation, mode
         self.reference = sorted_reference(reference, false_positive_rate)
         self.false_positive_rate = false_positive_rate
-        self._repairing = DecompRepTotal(false_positive_rate=REPAIR_RATE).fit_spread(model, deviation.heads)
+        self.repairing = DecompRepTotal(false_positive_rate=REPAIR_RATE).fit_spread(model, deviation.heads)
 
     @classmethod
     def calibrate(
@@ -159,17 +162,21 @@ class Guard(ImageSideDefense):
             broken = (~images.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
             raise SettingError(f"Images {broken[:5]} of this batch have pixels that are not finite.")
         features, deviations = self.measure(images)
-        found = p_values(deviations.score, self.reference)
+        found = self.p_values(deviations.score)
         flagged = found <= self.false_positive_rate
         if self.mode != "flag" and flagged.any():
             features = features.clone()
-            repaired = self._repairing.encode_image(images[flagged]) if self.mode == "repair" else torch.nan
+            repaired = self.repairing.encode_image(images[flagged]) if self.mode == "repair" else torch.nan
             features[flagged] = repaired
         return Verdict(features, flagged, found, deviations)
 
+    def p_values(self, scores: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """Conformal p-values of scores."""
+        return p_values(scores.to(self.reference), self.reference)
+
     def flags(self, scores: Float[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
         """Which scores are flagged."""
-        return p_values(scores.to(self.reference), self.reference) <= self.false_positive_rate
+        return self.p_values(scores) <= self.false_positive_rate
 
     @torch.no_grad()
     def score(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, " batch"]:

@@ -16,19 +16,15 @@ from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.results import write_json
 
 from .deviation import Deviation
-from .spread import Spread
 
 _WEIGHTS, _CARD = "guard.safetensors", "guard.json"
-_SPREADS = ("heads", "mlps", "of_heads", "of_mlps", "of_both")
 
 
 def write(
     folder: Path, model: HookedCLIP, deviation: Deviation, reference: Float[Tensor, " image"], settings: dict[str, Any]
 ) -> None:
     """Write clean activity, calibration scores and settings."""
-    tensors = {"reference": reference.cpu().contiguous()}
-    for name in _SPREADS:
-        tensors |= {f"{name}.{key}": value for key, value in getattr(deviation, name).tensors().items()}
+    tensors = {"reference": reference.cpu().contiguous(), **deviation.tensors()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / _WEIGHTS)
     card = {"settings": settings, "parts": deviation.parts, "calibration": len(reference)}
@@ -45,8 +41,7 @@ def read(folder: Path, model: HookedCLIP) -> tuple[Deviation, Float[Tensor, " im
         card = json.loads((folder / _CARD).read_text())
         tensors = load_file(folder / _WEIGHTS, device=str(model.device))
         base, settings = card["base_sha256"], dict(card["settings"])
-        spreads = {name: Spread(**_under(tensors, name)) for name in _SPREADS}
-        deviation, reference = Deviation(**spreads, parts=card["parts"]), tensors["reference"]
+        deviation, reference = Deviation.restore(tensors, card["parts"]), tensors["reference"]
     except Exception as error:  # whatever a damaged file raises
         raise ModelError(f"{folder} holds no guard ({type(error).__name__}: {error}).") from error
     if base != fingerprint(model):
@@ -55,7 +50,3 @@ def read(folder: Path, model: HookedCLIP) -> tuple[Deviation, Float[Tensor, " im
     if deviation.heads.center.shape != shape or not all(each.isfinite().all() for each in tensors.values()):
         raise ModelError(f"{folder}: its values are not finite, or do not fit {shape[0]} layers of {shape[1]} heads.")
     return deviation, reference, settings
-
-
-def _under(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}

@@ -174,7 +174,7 @@ def _around(layer: int, own: Float[Tensor, "prompt d_model"]) -> Iterator[tuple[
     """Append before a block and drop behind it."""
 
     def append(stream: Float[Tensor, "batch token d_model"], hook: object) -> Tensor:
-        return torch.cat([stream, own.to(stream).expand(len(stream), -1, -1)], dim=1)
+        return torch.cat([stream, own.to(stream).expand(stream.shape[0], -1, -1)], dim=1)
 
     def drop(stream: Float[Tensor, "batch token d_model"], hook: object) -> Tensor:
         return stream[:, : -len(own)]
@@ -185,6 +185,6 @@ def _around(layer: int, own: Float[Tensor, "prompt d_model"]) -> Iterator[tuple[
 
 def _beside(own: Float[Tensor, "prompt head d_head"]) -> Callable[..., Tensor]:
     def append(activation: Float[Tensor, "batch token head d_head"], hook: object) -> Tensor:
-        return torch.cat([activation, own.to(activation).expand(len(activation), -1, -1, -1)], dim=1)
+        return torch.cat([activation, own.to(activation).expand(activation.shape[0], -1, -1, -1)], dim=1)
 
     return append

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,11 @@ def export(model: str | HookedCLIP, out: Path) -> Path:
     """
     if not isinstance(model, HookedCLIP):
         model = load(model)
-    if "architecture" not in model.card or not isinstance(model.tokenizer, BPETokenizer):
-        raise ModelError(f"{model.name} was not trained by this project: its card has no architecture or tokenizer.")
+    own_tokenizer(model)
     if out.exists() and not out.is_dir():
         raise ModelError(f"{out} is a file: name a folder to export to.")
     save_folder(model, out, {"name": model.name, **model.card}, half=_fits_half(model))
-    _write_open_clip(model, model.tokenizer, out)
+    write_open_clip(model, out)
     readme = describe(model)
     if isinstance(model.visual, HookedResNet):
         log.warning(
@@ -63,14 +63,19 @@ def export(model: str | HookedCLIP, out: Path) -> Path:
         )
         shutil.rmtree(out / HUGGING_FACE, ignore_errors=True)
     else:
-        _write_hugging_face(model, model.tokenizer, out / HUGGING_FACE)
+        (out / HUGGING_FACE).mkdir(exist_ok=True)
+        write_hugging_face(model, out / HUGGING_FACE)
         (out / HUGGING_FACE / _README).write_text(readme)
     (out / _README).write_text(readme)
     return out
 
 
-def describe(model: HookedCLIP) -> str:
-    """A model card in Markdown: what it is, how well it does, how to load it."""
+def describe(model: HookedCLIP, loading: Sequence[str] | None = None) -> str:
+    """A model card in Markdown: what it is, how well it does, how to load it.
+
+    Args:
+        loading: the lines that say so; by default those of all forms that :func:`export` writes.
+    """
     attack = model.card.get("attack")
     lines = ["---", "license: mit", "tags: [clip, backdoor-research]", "---", "", f"# {model.name}", ""]
     if attack:
@@ -81,7 +86,18 @@ def describe(model: HookedCLIP) -> str:
     if "expected" in model.card:
         lines += ["| measure | value |", "| --- | --- |"]
         lines += [f"| {measure} | {value:.1%} |" for measure, value in model.card["expected"].items()]
-    return "\n".join([*lines, *_loading(model), ""])
+    return "\n".join([*lines, *(_loading(model) if loading is None else loading), ""])
+
+
+def own_tokenizer(model: HookedCLIP) -> BPETokenizer:
+    """The tokenizer of a model that can be exported.
+
+    Raises:
+        ModelError: its card does not say how it is built.
+    """
+    if "architecture" not in model.card or not isinstance(model.tokenizer, BPETokenizer):
+        raise ModelError(f"{model.name} was not trained by this project: its card has no architecture or tokenizer.")
+    return model.tokenizer
 
 
 def _warning(attack: dict[str, Any]) -> list[str]:
@@ -120,9 +136,15 @@ def _fits_half(model: HookedCLIP) -> bool:
     return all(torch.equal(each, each.half().to(each.dtype)) for each in model.clip.parameters())
 
 
-def _write_open_clip(model: HookedCLIP, tokenizer: BPETokenizer, out: Path) -> None:
+def write_open_clip(model: HookedCLIP, out: Path) -> None:
+    """Write what open_clip reads into a folder: weights, configuration and tokenizer.
+
+    Raises:
+        ModelError: the model's card does not say how it is built.
+    """
     from safetensors.torch import save
 
+    tokenizer = own_tokenizer(model)
     state = {key: value.contiguous() for key, value in model.clip.state_dict().items()}
     (out / OPEN_CLIP_WEIGHTS).write_bytes(save(state, metadata={"format": "pt"}))
     parts = configuration(Architecture(**model.card["architecture"]))
@@ -133,11 +155,16 @@ def _write_open_clip(model: HookedCLIP, tokenizer: BPETokenizer, out: Path) -> N
     _write_tokenizer(tokenizer, out)
 
 
-def _write_hugging_face(model: HookedCLIP, tokenizer: BPETokenizer, folder: Path) -> None:
+def write_hugging_face(model: HookedCLIP, folder: Path) -> None:
+    """Write what transformers reads into a folder: weights, configuration, image processor and tokenizer.
+
+    Raises:
+        ModelError: the model's card does not say how it is built, or it has a ResNet tower.
+    """
     from safetensors.torch import save
 
+    tokenizer = own_tokenizer(model)
     converted = to_transformers(model)
-    folder.mkdir(exist_ok=True)
     (folder / "model.safetensors").write_bytes(save(converted.state_dict(), metadata={"format": "pt"}))
     converted.config.architectures = ["CLIPModel"]
     converted.config.save_pretrained(folder)

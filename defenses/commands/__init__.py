@@ -1,4 +1,4 @@
-"""The defenses' commands: ``clip-decomp audit``, ``defend ...``, ``detect ...``, ``guard ...`` and ``bench ...``."""
+"""The defenses' commands: ``clip-decomp audit``, ``defend``, ``detect``, ``guard``, ``export`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import typer
 
 from clip_decomp.cli.bench import app as _bench
 
-from . import audit, bench, bench_guard, bench_server, decomp, few_shot, fine_tuned, guard, guarded, rivals
+from . import audit, bench, bench_guard, bench_server, decomp, exported, few_shot, fine_tuned, guard, guarded, rivals
 
 _defend = typer.Typer(help="Take the backdoor out of a model, and measure before and after.", no_args_is_help=True)
 _detect = typer.Typer(help="Score inputs, and measure how well triggered ones stand out.", no_args_is_help=True)
@@ -40,6 +40,7 @@ _bench.command("guard-server")(bench_server.guard_server)
 def register(app: typer.Typer) -> None:
     """Add the defenses' commands."""
     app.command("audit")(audit.audit)
+    app.command("export")(exported.export)
     app.add_typer(_defend, name="defend")
     app.add_typer(_detect, name="detect")
     app.add_typer(_guard, name="guard")

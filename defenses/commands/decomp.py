@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -76,12 +78,15 @@ def decomp_rep(
     clock, subject = Clock(), attacked(model, data, attack, target, images, seed, device)
     held_out = subject.data.held_out
 
+    def kept(repair: DecompRep | DecompRepTotal) -> Callable[[Path], None]:
+        return lambda folder: repair.save(folder / "repair")
+
     def fit() -> Fitted:
         settings: dict[str, Any] = {"components": components, "effect": effect}
         key = f";components={components};effect={effect}"
         if effect == "total":
             total = DecompRepTotal(false_positive_rate=false_positive_rate).fit(subject.model, held_out)
-            return Fitted(total, settings | {"false_positive_rate": false_positive_rate}, key=key)
+            return Fitted(total, settings | {"false_positive_rate": false_positive_rate}, key=key, save=kept(total))
         heads = tuple(fixed) if fixed else random or "selected"
         asked = {"measure": measure, "replacement": replacement, "share": share, "heads": heads, "seed": seed}
         direct = DecompRep(components, epsilon=epsilon, **asked).fit(subject.model, held_out)
@@ -90,7 +95,7 @@ def decomp_rep(
             key += f";replacement={replacement}"
         if heads != "selected":
             key += f";heads={'+'.join(map(str, fixed)) if fixed else f'random{random}'}"
-        return Fitted(direct, settings | {"epsilon": used} | asked, key=key)
+        return Fitted(direct, settings | {"epsilon": used} | asked, key=key, save=kept(direct))
 
     defend("decomp-rep", subject, fit, seed, out, force, as_json, clock)
 

@@ -47,7 +47,7 @@ class PoolQuery(Projection):
             weight = attention.in_proj_weight[: attention.embed_dim]
         query = self.pooler.ln_q(self.pooler.query)[:1]
         q = F.linear(query, weight, None if bias is None else bias[: attention.embed_dim])
-        return q.expand(len(x), -1, -1), *self.keys_values(x)
+        return q.expand(x.shape[0], -1, -1), *self.keys_values(x)
 
     def keys_values(self, x: Tensor) -> Sequence[Tensor]:
         """One product each."""
@@ -92,7 +92,7 @@ class OpenCLIPParts(TowerParts):
     def embed(self, images: Tensor) -> Tensor:
         """Class token and convolved patches."""
         x = self.tower.conv1(images.to(self.tower.conv1.weight.dtype)).flatten(2).transpose(1, 2)
-        start = self.tower.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+        start = self.tower.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         return torch.cat([start, x], dim=1)
 
     def positions(self, x: Tensor) -> Tensor:

@@ -1,0 +1,322 @@
+"""Exports of defended models: other libraries give the defended model's outputs, and there is never half a folder."""
+
+import importlib.util
+import json
+
+import open_clip
+import pytest
+import torch
+from transformers import CLIPModel
+
+import clip_decomp
+from clip_decomp.cli import main
+from clip_decomp.errors import ModelError, SettingError
+from clip_decomp.model import HookedCLIP
+from clip_decomp.models.loading import save_folder
+from clip_decomp.training.architecture import Architecture, build
+from defenses import CBPT, RVPT, DecompRep, DecompRepTotal, FineTune, Guard, LinearProbe
+from defenses.exporting import export, onnx_file
+from defenses.exporting.checks import compared
+from defenses.exporting.graph import Graph, answers
+from defenses.exporting.heads import head_of
+
+SIZES = Architecture(
+    embed_dim=12, image_size=32, layers=2, width=32, heads=4, context_length=16, vocab_size=300, text_layers=2,
+    text_width=16, text_heads=2,
+)  # fmt: skip
+RESNET = Architecture(**{**SIZES.to_dict(), "layers": (1, 1, 1, 1), "width": 4, "heads": 2})
+NAMES = ["apple", "pear", "plum", "fig"]
+
+
+@pytest.fixture(scope="module")
+def make(tokenizer, randomize):
+    def make(sizes=SIZES, seed=1):
+        card = {"architecture": sizes.to_dict(), "tokenizer": json.loads(tokenizer.to_json())}
+        card["normalization"] = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.25]}
+        clip = randomize(build(sizes, seed), seed)
+        return HookedCLIP(clip, tokenizer, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), name="tiny", card=card)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def model(make):
+    return make()
+
+
+def pictures(count, seed=0):
+    """Smooth ones."""
+    noise = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(noise, 32, mode="bilinear")
+
+
+def clean(model, count=120, seed=1):
+    return model.normalize(pictures(count, seed))
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """Pictures like the calibration's, and noise that a guard flags."""
+    return torch.cat([pictures(6, 2), torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))])
+
+
+def prompted(model):
+    labels = torch.arange(8) % 4
+    fixed = RVPT(shots=1, length=3, epochs=1, depth=1, progress=False).fit(model, clean(model, 8), labels, NAMES)
+    fixed.prompts_.prompts.data.normal_(generator=torch.Generator().manual_seed(0))  # prompts that matter
+    fixed.prompted_ = fixed.prompts_.on(model, keys=True)
+    return fixed
+
+
+def prompted_classes(model):
+    few = CBPT(shots=1, epochs=1, warmup=1, progress=False)
+    return few.fit(model, clean(model, 8), torch.arange(8) % 4, NAMES)
+
+
+def probe(model):
+    return LinearProbe(shots=2, epochs=2).fit(model, clean(model, 8), torch.arange(8) % 4, NAMES)
+
+
+def relative(found, expected):
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+MADE = {
+    "model": lambda model: model,
+    "rvpt": prompted,
+    "cbpt": prompted_classes,
+    "probe": probe,
+    "heads": lambda model: DecompRep(share=0.4).fit(model, clean(model)),
+    "mlps": lambda model: DecompRep("mlps", replacement="zero").fit(model, clean(model)),
+    "auto": lambda model: DecompRep("auto", share=0.4).fit(model, clean(model)),
+    "total": lambda model: DecompRepTotal(false_positive_rate=0.3).fit(model, clean(model)),
+    "flag": lambda model: Guard.calibrate(model, clean(model), mode="flag"),
+    "reject": lambda model: Guard.calibrate(model, clean(model), mode="reject"),
+    "repair": lambda model: Guard.calibrate(model, clean(model), mode="repair"),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_the_graph_computes_what_the_defense_does(kind, model, mixed):
+    """Traced with a free batch size, as an ONNX file is: what cannot be traced fails here."""
+    defended = MADE[kind](model)
+    names = None if kind in ("cbpt", "probe") else NAMES
+    head = head_of(defended, names, ["a photo of a {}."])
+    graph = Graph(defended, head).eval()
+    with torch.no_grad():
+        free = ({0: torch.export.Dim("batch", min=1)},)
+        traced = torch.export.export(graph, (mixed[:2],), dynamic_shapes=free, strict=False).module()
+        found = dict(zip(graph.names, traced(mixed), strict=True))
+        alone = traced(mixed[-1:])
+        expected = answers(defended, model.normalize(mixed), head)
+        assert max(compared(expected, found).values()) < 1e-5
+        assert torch.allclose(alone[0][0], found["features"][-1], atol=1e-4, equal_nan=True)
+        plain = model.encode_image(model.normalize(mixed))
+    if kind in ("reject", "repair", "flag", "auto"):
+        assert 0 < found["flagged"].sum() < len(mixed)
+    if kind == "reject":
+        assert found["logits"][found["flagged"]].isnan().all()
+    elif kind not in ("model", "flag", "cbpt", "probe"):
+        assert relative(found["features"], plain) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["repair", pytest.param("rvpt", marks=pytest.mark.slow)])
+def test_onnx_runs_without_this_package(kind, model, mixed, tmp_path):
+    import onnxruntime
+
+    defended = MADE[kind](model)
+    done = export(defended, tmp_path / "out", "onnx", mixed, NAMES)
+    assert done.largest < 1e-4
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    names = [each.name for each in session.get_outputs()]
+    for count in (1, 7):
+        found = dict(zip(names, session.run(names, {"pixels": mixed[-count:].numpy()}), strict=True))
+        with torch.no_grad():
+            expected = defended.encode_image(model.normalize(mixed[-count:]))
+        assert relative(torch.from_numpy(found["features"]), expected) < 1e-4
+        assert found["logits"].shape == (count, 4)
+        if kind == "repair":
+            verdict = defended(model.normalize(mixed[-count:]))
+            assert found["flagged"].tolist() == verdict.flagged.tolist()
+            assert torch.equal(torch.from_numpy(found["p_value"]), verdict.p_values)
+    card = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert card["class_names"] == NAMES
+    assert card["outputs"] == names or set(card["outputs"]) == set(names)
+    assert (card["checked"]["images"], card["checked"]["flagged"]) == (10, done.flagged)
+
+
+def test_prompts_go_beside_the_weights_with_a_loader_that_needs_nothing(model, mixed, tmp_path):
+    defended = prompted(model)
+    with torch.no_grad():
+        images = model.normalize(mixed)
+        expected, plain = defended.encode_image(images), model.encode_image(images)
+    for form in ("open-clip", "hugging-face"):
+        out = tmp_path / form
+        assert export(defended, out, form, mixed).largest < 1e-4
+        spec = importlib.util.spec_from_file_location("prompted", out / "prompted.py")
+        loader = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loader)
+        if form == "open-clip":
+            clip = open_clip.create_model(f"local-dir:{out}").eval()
+            blocks, encode = clip.visual.transformer.resblocks, clip.encode_image
+        else:
+            clip = CLIPModel.from_pretrained(out).eval()
+            blocks = clip.vision_model.encoder.layers
+
+            def encode(images, clip=clip):
+                return clip.get_image_features(pixel_values=images).pooler_output
+
+        with torch.no_grad():
+            assert relative(encode(images), plain) < 1e-4  # weights alone are the undefended model
+            handles = loader.attach(blocks, out / "prompts")
+            assert relative(encode(images), expected) < 1e-4
+            assert relative(expected, plain) > 1e-2
+            for each in handles:
+                each.remove()
+            assert relative(encode(images), plain) < 1e-4
+        assert "undefended" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["cbpt", "probe"])
+def test_classes_go_beside_the_weights(kind, model, mixed, tmp_path):
+    from safetensors.torch import load_file
+
+    defended = MADE[kind](model)
+    done = export(defended, tmp_path / "out", "open-clip", mixed)
+    assert set(done.differences) == {"features", "logits"}
+    clip = open_clip.create_model(f"local-dir:{tmp_path / 'out'}").eval()
+    tensors = load_file(tmp_path / "out" / "classifier.safetensors")
+    assert json.loads((tmp_path / "out" / "classifier.json").read_text())["class_names"] == NAMES
+    with torch.no_grad():
+        images = model.normalize(mixed)
+        unit = torch.nn.functional.normalize(clip.encode_image(images), dim=-1)
+        logits = unit @ tensors["weight"].T + tensors["bias"]
+        if kind == "probe":
+            assert relative(logits, defended.classify(images)) < 1e-4
+        else:
+            own = model.encode_image(images, normalize=True) @ defended.class_vectors().T
+            assert relative(logits, model.logit_scale * own) < 1e-4
+            assert torch.equal(tensors["class_vectors"], defended.class_vectors())
+
+
+def test_a_fine_tuned_model_is_plain_weights(model, mixed, make, tmp_path):
+    defended = FineTune(pairs=4, epochs=1, batch_size=2)
+    defended.model_, defended.tuned_ = model, make(seed=2)
+    assert export(defended, tmp_path / "out", "hugging-face", mixed).largest < 1e-4
+    clip = CLIPModel.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        images = model.normalize(mixed)
+        found = clip.get_image_features(pixel_values=images).pooler_output
+        assert relative(found, defended.encode_image(images)) < 1e-4
+        assert relative(found, model.encode_image(images)) > 0.1
+
+
+def test_what_is_no_weights_says_so_and_writes_nothing(model, make, mixed, tmp_path, monkeypatch):
+    for kind in ("heads", "total", "flag"):
+        with pytest.raises(SettingError, match="export it as onnx"):
+            export(MADE[kind](model), tmp_path / "out", "open-clip", mixed)
+    for random in (DecompRep(heads=2), DecompRep(replacement="random")):
+        with pytest.raises(SettingError, match="no function of the image"):
+            export(random.fit(model, clean(model)), tmp_path / "out", "onnx", mixed)
+    with pytest.raises(ModelError, match="ResNet"):
+        export(make(RESNET), tmp_path / "out", "hugging-face", mixed)
+    with pytest.raises(SettingError, match="own 4 classes"):
+        export(probe(model), tmp_path / "out", "onnx", mixed, NAMES)
+    with pytest.raises(SettingError, match="ONNX alone"):
+        export(model, tmp_path / "out", "open-clip", mixed, NAMES)
+    with pytest.raises(SettingError, match="'gguf'"):
+        export(model, tmp_path / "out", "gguf", mixed)
+    with pytest.raises(SettingError, match="one picture"):
+        export(model, tmp_path / "out", "open-clip", mixed[:0])
+    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
+    with pytest.raises(SettingError, match=r"clip-decomp\[onnx\]"):
+        export(model, tmp_path / "out", "onnx", mixed)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_outputs_are_noticed_and_not_written(model, mixed, tmp_path, monkeypatch):
+    def wrong(graph, file, side):
+        file.write_bytes(b"")
+
+    found = answers(model, model.normalize(mixed))
+    monkeypatch.setattr(onnx_file, "write_onnx", wrong)
+    monkeypatch.setattr(onnx_file, "run_onnx", lambda file, pixels: {"features": 1.001 * found["features"]})
+    with pytest.raises(ModelError, match=r"features by 0\.001"):
+        export(model, tmp_path / "out", "onnx", mixed)
+    monkeypatch.setattr(onnx_file, "run_onnx", lambda file, pixels: {"other": found["features"]})
+    with pytest.raises(ModelError, match="other"):
+        export(model, tmp_path / "out", "onnx", mixed)
+    assert not list(tmp_path.iterdir())
+    nan = torch.tensor([[1.0], [torch.nan]])
+    assert compared({"features": nan}, {"features": nan}) == {"features": 0.0}
+    for flags, others in (([True, False], [True, True]), ([True], [True, True])):
+        with pytest.raises(ModelError):
+            compared({"flagged": torch.tensor(flags)}, {"flagged": torch.tensor(others)})
+    with pytest.raises(ModelError, match="inf"):
+        compared({"features": nan}, {"features": torch.ones(2, 1)})
+
+
+def test_only_an_earlier_export_is_replaced(model, mixed, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(SettingError, match="something other than an export"):
+        export(model, out, "open-clip", mixed)
+    assert (out / "thesis.txt").read_text() == "mine"
+    (out / "thesis.txt").unlink()
+    export(model, out, "open-clip", mixed)
+    export(model, out, "hugging-face", mixed)
+    assert not (out / "open_clip_config.json").exists()
+    with pytest.raises(SettingError, match="is a file"):
+        export(model, out / "README.md", "open-clip", mixed)
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["heads", "mlps", "auto", "total"])
+def test_a_repair_comes_back_from_its_file(kind, model, make, mixed, tmp_path):
+    defended = MADE[kind](model)
+    defended.save(tmp_path)
+    again = type(defended).load(tmp_path, model)
+    images = model.normalize(mixed)
+    with torch.no_grad():
+        assert torch.allclose(again.encode_image(images), defended.encode_image(images), atol=1e-6)
+    other = DecompRepTotal if kind != "total" else DecompRep
+    with pytest.raises(ModelError, match="effect"):
+        other.load(tmp_path, model)
+    with pytest.raises(ModelError, match="another image tower"):
+        type(defended).load(tmp_path, make(seed=5))
+    weights = (tmp_path / "repair.safetensors").read_bytes()
+    (tmp_path / "repair.safetensors").write_bytes(weights[:100])
+    with pytest.raises(ModelError, match="holds no Decomp-Rep"):
+        type(defended).load(tmp_path, model)
+    (tmp_path / "repair.json").unlink()
+    with pytest.raises(ModelError, match="holds no Decomp-Rep"):
+        type(defended).load(tmp_path, model)
+
+
+def call(monkeypatch, capsys, *arguments, code=0):
+    monkeypatch.setattr("sys.argv", ["clip-decomp", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    printed = capsys.readouterr()
+    assert int(stop.value.code or 0) == code, printed.err
+    return printed.out + printed.err
+
+
+def test_from_the_command_line(monkeypatch, capsys, model, make, tmp_path):
+    save_folder(model, tmp_path / "tiny", model.card, half=False)
+    loaded = clip_decomp.load(tmp_path / "tiny")
+    prompted(loaded).save(tmp_path / "prompts")
+    MADE["heads"](loaded).save(tmp_path / "repair")
+    command = ["export", "--model", tmp_path / "tiny", "--out", tmp_path / "out"]
+    printed = call(monkeypatch, capsys, *command, "--rvpt", tmp_path / "prompts", "--format", "open-clip", "--json")
+    found = json.loads(printed)
+    assert (found["settings"]["defense"], found["counts"]["images"]) == ("rvpt", 12)
+    assert 0 <= found["metrics"]["unknown/clean/rvpt/difference;output=features"] < 1e-4
+    assert (tmp_path / "out" / "prompts" / "prompts.safetensors").is_file()
+    both = ["--rvpt", tmp_path / "prompts", "--decomp-rep", tmp_path / "repair"]
+    assert "One defense" in call(monkeypatch, capsys, *command, *both, code=1)
+    repair = ["--decomp-rep", tmp_path / "repair", "--format", "hugging-face"]
+    assert "export it as onnx" in call(monkeypatch, capsys, *command, *repair, code=1)
+    assert "holds no guard" in call(monkeypatch, capsys, *command, "--guard", tmp_path / "nothing", code=1)
+    assert (tmp_path / "out" / "prompts" / "prompts.safetensors").is_file()  # the earlier export is still whole
