@@ -119,6 +119,9 @@ def train(
         str | None, typer.Option(help="Captioned files to train on: CSV, WebDataset shards or parquet.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps; the recipe's by default.")] = None,
+    patch_dropout: Annotated[
+        float | None, typer.Option(help="Share of patches left out in training; the recipe's by default.")
+    ] = None,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -131,7 +134,7 @@ def train(
     clock = Clock()
     spec = data or what or "world"
     folder = out or Path("runs") / f"{scale_of(Path(spec).name)}-clean"
-    found = train_model(spec, folder, seed, steps, check_device(device), pairs)
+    found = train_model(spec, folder, seed, steps, check_device(device), pairs, patch_dropout)
     if found is None:
         return
     model, metrics, counts = found

@@ -33,6 +33,7 @@ def train_model(
     steps: int | None = None,
     device: str = "cpu",
     pairs: str | None = None,
+    patch_dropout: float | None = None,
 ) -> tuple[HookedCLIP, dict[str, float], dict[str, Any]] | None:
     """Train on a data set's description and save the model to ``folder``; returns model, metrics and counts.
 
@@ -40,6 +41,7 @@ def train_model(
 
     Args:
         steps: fewer or more than the recipe's.
+        patch_dropout: another share of patches to leave out than the recipe's; more makes steps cheaper.
         pairs: captioned files to train on; the model is measured on ``spec`` all the same.
 
     Raises:
@@ -60,7 +62,8 @@ def train_model(
         stream, _ = pair_stream(pairs or spec, architecture.image_size, seed)
         options = {}
         name = Path(pairs or spec).name.split(":")[0]
-    settings = replace(settings, seed=seed, steps=steps or settings.steps)
+    dropout = settings.patch_dropout if patch_dropout is None else patch_dropout
+    settings = replace(settings, seed=seed, steps=steps or settings.steps, patch_dropout=dropout)
     if isinstance(stream, PhotographPairs):
         stream = replace(stream, gentle_from=round(_GENTLE_FROM * settings.steps))
     data = open_data(spec, architecture.image_size, seed)
