@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from ..errors import ModelError
 from .hooked_parts import HookedAttention, HookedMLP, HookedNorm
 from .readouts import Output, Reading, ReadMap, Readout
 from .recording import EveryToken, FirstToken, Record, wide
@@ -93,6 +94,13 @@ class AttentionPooled(Readout):
         if record is not None:
             record.pooled = pooled[:, 0]
         return self.output((pooled if self.norm_behind is None else self.norm_behind(pooled))[:, 0])
+
+    def summary(self, stream: Tensor) -> Tensor:
+        """Refused."""
+        raise ModelError(
+            "This tower reads by an attention pool, so no single token or average stands for a picture within it: take "
+            "a model that reads its class token or averages patches."
+        )
 
     def read_map(self, center: bool = True) -> ReadMap:
         """To the values of every pool head, and from there through its output."""
