@@ -32,6 +32,7 @@ def decompose(
     images: Float[Tensor, "batch 3 row column"],
     tokens: bool = False,
     convention_name: str | Convention = EXACT,
+    record: Record | None = None,
 ) -> Decomposition:
     """Decompose the representations of ``images`` in one forward pass.
 
@@ -39,6 +40,7 @@ def decompose(
         images: normalized, as for ``encode_image``.
         tokens: keep every token's values, for :meth:`Decomposition.tokens` and :meth:`Decomposition.token_map`.
         convention_name: ``exact`` or ``paper``.
+        record: one of your own, to look into.
 
     Raises:
         ModelError: the tower is in training mode, is no sum of heads and MLPs, or has no ``paper`` convention.
@@ -55,7 +57,8 @@ def decompose(
             f"convention={rule.name!r} spreads one mean an image over its components, and this tower, which reads by "
             f"{tower.readout.describes}, has one a token: use convention='exact'."
         )
-    record = Record(tokens=tokens)
+    record = Record() if record is None else record
+    record.tokens = tokens
     representation = wide(tower(images, record))
     return _from_record(tower, record, representation, rule)
 

@@ -1,8 +1,8 @@
 r"""Readouts by attention: learned queries look at all tokens, as in SigLIP, PE and CoCa.
 
-Pool head p reads :math:`\sum_t a^p_t\, \mathrm{LN}(z_t)\, W_V^p W_O^p`; a pool MLP may follow, which is an addend of
-its own, and another norm (CoCa). Components of the trunk, read through pool heads, are the addends; pool heads are
-a marginal over the same sum.
+Pool head p reads :math:`\sum_t a^p_t\, \mathrm{LN}(z_t)\, W_V^p W_O^p`; a pool MLP may follow, an addend of its own,
+and another norm (CoCa). Components of the trunk that are read through pool heads are the addends; pool heads are a
+marginal over the same sum.
 
 Hook points: ``ln_final.*`` (every token), ``attn_pool.attn.hook_q|k|v|attn_scores|pattern|z|result``,
 ``attn_pool.hook_attn_out``, ``attn_pool.ln.*`` and ``attn_pool.mlp.hook_pre|post`` and ``attn_pool.hook_mlp_out`` where
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from ..errors import ModelError
 from .hooked_parts import HookedAttention, HookedMLP, HookedNorm
 from .readouts import Output, Reading, ReadMap, Readout
 from .recording import EveryToken, FirstToken, Record, wide
@@ -93,6 +94,13 @@ class AttentionPooled(Readout):
         if record is not None:
             record.pooled = pooled[:, 0]
         return self.output((pooled if self.norm_behind is None else self.norm_behind(pooled))[:, 0])
+
+    def summary(self, stream: Tensor) -> Tensor:
+        """Refused."""
+        raise ModelError(
+            "This tower reads by an attention pool, so no single token or average stands for a picture within it: take "
+            "a model that reads its class token or averages patches."
+        )
 
     def read_map(self, center: bool = True) -> ReadMap:
         """To the values of every pool head, and from there through its output."""

@@ -166,6 +166,14 @@ class Readout(ABC):
         """Representations from the final stream."""
 
     @abstractmethod
+    def summary(self, stream: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch width"]:
+        """One vector an image, anywhere in the tower: that of the class token, or the mean of those that are averaged.
+
+        Raises:
+            ModelError: an attention pool, whose weights are known at the end only.
+        """
+
+    @abstractmethod
     def read_map(self, center: bool = True) -> ReadMap:
         """Matrices of the rows.
 
@@ -214,6 +222,10 @@ class ClassToken(_OneRow):
     reader = FirstToken()
     describes = "class token"
 
+    def summary(self, stream: Tensor) -> Tensor:
+        """The first token."""
+        return stream[:, 0]
+
     def __call__(self, stream: Tensor, record: Record | None = None) -> Tensor:
         """Only the first token is normed."""
         return self.output(self.norm(stream[:, :1])[:, 0])
@@ -232,6 +244,10 @@ class PooledThenNormed(_OneRow):
         """The mean of the same tokens."""
         return Average(self.start, self.stop)
 
+    def summary(self, stream: Tensor) -> Tensor:
+        """Their mean."""
+        return stream[:, self.start : self.stop].mean(1)
+
     def __call__(self, stream: Tensor, record: Record | None = None) -> Tensor:
         """One norm an image."""
         return self.output(self.norm(stream[:, self.start : self.stop].mean(1, keepdim=True))[:, 0])
@@ -245,6 +261,10 @@ class NormedThenPooled(_OneRow):
     stop: int
     reader = EveryToken()
     describes = "norm, then average"
+
+    def summary(self, stream: Tensor) -> Tensor:
+        """Their mean."""
+        return stream[:, self.start : self.stop].mean(1)
 
     def __call__(self, stream: Tensor, record: Record | None = None) -> Tensor:
         """One norm a token."""

@@ -157,6 +157,7 @@ class Record:
         attention_norm, mlp_norm: what norms behind attention and MLP multiply, of the readout; None without them.
         final: the residual stream after the last block, of the readout.
         stream: the same at every token, where the readout needs it.
+        weights: of tokens, with everything that scales them, where they are known at the end only.
         pool: of the attention pool, if there is one; its ``mlp`` is the pool's.
         pooled: what the norm behind the pool takes.
     """
@@ -175,6 +176,7 @@ class Record:
     mlp_norm: list[Float[Tensor, " batch"] | None] = field(default_factory=list)
     final: Float[Tensor, "batch d_model"] | None = None
     stream: Float[Tensor, "batch token d_model"] | None = None
+    weights: Float[Tensor, "batch pool token"] | None = None
     pool: Record | None = None
     pooled: Float[Tensor, "batch d_pool"] | None = None
     _heard: list[Heard] = field(default_factory=list)
@@ -246,6 +248,7 @@ class Record:
 
         assert self.embedding is not None
         assert self.stream is not None
+        self.weights = weights
         self.embedding, self.final = pooled(self.embedding), pooled(self.stream)
         self.mlp = [pooled(each) for each in self.mlp]
         self.attention_norm = [None if each is None else pooled(each) for each in self.attention_norm]
