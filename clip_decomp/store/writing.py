@@ -148,7 +148,7 @@ def _write(
     if manifest["complete"]:  # another run was faster
         return 0
     with opened(folder / BASIS, plan.identity) as stored:
-        basis = stored.read("basis").to(model.device)
+        basis = stored.read("basis").to(probe.head_basis)
     own = range(here.rank, plan.n_shards, here.count)
     known = len(shards) if here.main else len(merged(folder, plan))
     todo = [number for number in own if number >= known and not written(folder, plan, number)]

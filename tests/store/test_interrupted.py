@@ -2,19 +2,17 @@
 
 import json
 import os
-import random
 import runpy
-import signal
 import socket
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from clip_decomp.data.sets import ImageSet, TensorSource
+from clip_decomp.data.sets import TensorSource
 from clip_decomp.store import open_store, write_store
 
 SCRIPT = Path(__file__).with_name("processes.py")
@@ -34,23 +32,27 @@ def whole(once, tmp_path_factory):
     return folder
 
 
-def killed_and_resumed(folder, seed, count, once, contents):
-    command = [sys.executable, str(SCRIPT), "kills", str(folder), str(seed), str(count)]
+def script(*arguments):
+    """What the script printed last."""
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    found = json.loads(ran.stdout.splitlines()[-1])
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def killed_and_resumed(folder, seed, count, once, contents):
+    found = script("kills", folder, seed, count)
+    assert len(found) == count
     expected = contents(folder / "whole")
-    for number in range(count):
-        resumed = once(folder / f"killed-{number}")
-        assert 0 <= resumed.images < 200 or not found[number]["shards"]
-        assert contents(folder / f"killed-{number}") == expected, found[number]
+    for number, kill in enumerate(found):
+        assert once(folder / f"killed-{number}").images >= 200 - 20 * kill["shards"]
+        assert contents(folder / f"killed-{number}") == expected, kill
     return found
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(once, contents, tmp_path):
-    found = killed_and_resumed(tmp_path, 0, 3, once, contents)
-    assert len(found) == 3
+    killed_and_resumed(tmp_path, 0, 3, once, contents)
 
 
 @pytest.mark.slow
@@ -58,17 +60,21 @@ def test_a_killed_run_resumes_to_the_same_bytes(once, contents, tmp_path):
 def test_forty_kills_at_random_moments(once, contents, tmp_path):
     found = killed_and_resumed(tmp_path, 1, 40, once, contents)
     assert len({each["shards"] for each in found}) > 4  # early, late and between
-    assert any(".writing" in name or "-shard" in name for each in found for name in each["files"])
+    assert any(name.startswith(".writing/") for each in found for name in each["files"])  # in the middle of a file
 
 
 class Stopping(TensorSource):
-    """Pictures whose reading stops at one of them."""
+    """Pictures that cannot be read a second time from one on; the first reading is the digest's."""
 
-    stop = -1
+    def __init__(self, images, stop):
+        super().__init__(images)
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "seen", set())
 
     def read(self, index):
-        if index == self.stop:
+        if index in self.seen and index == self.stop:
             raise KeyboardInterrupt
+        self.seen.add(index)
         return self.images[index]
 
 
@@ -76,19 +82,7 @@ class Stopping(TensorSource):
 def test_an_interrupt_costs_no_more_than_the_shard_it_hits(stop, model, toy, contents, tmp_path):
     settings = {"shard_size": 6, "batch_size": 4}
     write_store(model, toy, tmp_path / "whole", **settings)
-    source = Stopping(toy.source.images)
-    # The digest reads every picture, too: it is the second reading that stops.
-    data = ImageSet(toy.name, toy.class_names, toy.labels, source, target="fig")
-    reads = iter([False] * 24)
-    source_read = source.read
-
-    def read(index):
-        if next(reads, True):
-            return source_read(index)
-        return source.images[index]
-
-    object.__setattr__(source, "read", read)
-    object.__setattr__(source, "stop", stop)
+    data = replace(toy, source=Stopping(toy.source.images, stop))
     with pytest.raises(KeyboardInterrupt):
         write_store(model, data, tmp_path / "stopped", **settings)
     resumed = write_store(model, toy, tmp_path / "stopped", **settings)
@@ -131,9 +125,6 @@ def write_unfinished(model, toy, folder, settings):
 
     class Killed(Exception):
         pass
-
-    def stop(*_):
-        raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
         real, calls = writing.write_shard, []
@@ -197,18 +188,10 @@ def test_two_processes_write_the_store_of_one(whole, contents, tmp_path):
     assert contents(tmp_path) == contents(whole)
 
 
-def test_two_processes_share_the_work(model, toy, tmp_path, contents, store):
-    """Each writes its own shards; the main one merges them in order, whoever was first."""
+def test_two_processes_share_the_work(model, toy, tmp_path, contents):
+    """Each writes its own shards, and the main one merges them in order: here the second is done before it begins."""
     from clip_decomp.store import writing
     from clip_decomp.training.parallel import Processes
-
-    class Alone(Processes):
-        def wait(self):
-            if self.rank == 1 and not (tmp_path / "manifest.json").exists():
-                raise AssertionError("the main process must come first")
-
-        def gather(self, *tensors):
-            return tensors
 
     settings = {"shard_size": 3, "batch_size": 4}
     expected = contents(write_store(model, toy, tmp_path / "one", **settings).store.folder)
@@ -231,35 +214,9 @@ def test_two_processes_share_the_work(model, toy, tmp_path, contents, store):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_twenty_kills_of_the_command(contents, tmp_path):
-    """The command itself, killed when a random shard is there and a random time later."""
-    chance = random.Random(int(os.environ.get("KILL_SEED", "0")))
-    arguments = ["--model", "world/clean", "--data", "world", "--images", "160", "--shard-size", "16"]
-    settings = [*arguments, "--batch-size", "8", "--json"]
-
-    def start(folder):
-        command = [sys.executable, "-m", "clip_decomp.cli", "decompose", *settings, "--out", str(folder)]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet)
-
-    assert start(tmp_path / "whole").wait() == 0
+    found = script("commands", tmp_path, os.environ.get("KILL_SEED", "0"), 20)
+    assert len(found) == 20
     expected = contents(tmp_path / "whole")
-    moments = []
-    while len(moments) < 20:
-        folder = tmp_path / f"killed-{len(moments)}"
-        process, shards = start(folder), chance.randrange(10)
-        while process.poll() is None and not (
-            (folder / "manifest.json").exists() and len(list(folder.glob("shard-*"))) >= shards
-        ):
-            time.sleep(0.005)
-        time.sleep(chance.uniform(0, 0.5))
-        process.send_signal(signal.SIGKILL)
-        killed = process.wait() == -signal.SIGKILL
-        if not killed or json.loads((folder / "manifest.json").read_text())["complete"]:
-            for file in folder.rglob("*"):
-                if file.is_file():
-                    file.unlink()
-            continue
-        moments.append(len(list(folder.glob("shard-*"))))
-        assert start(folder).wait() == 0
-        assert contents(folder) == expected, f"killed with {moments[-1]} shards"
-    assert len(set(moments)) > 4
+    for number, kill in enumerate(found):
+        assert contents(tmp_path / f"killed-{number}") == expected, kill
+    assert len({each["shards"] for each in found}) > 4
