@@ -10,7 +10,6 @@ import typer
 from ..results import Results, prefix, scale_of
 from .page import write_page
 from .run import (
-    MODEL_HELP,
     Attack,
     Clock,
     Data,
@@ -26,7 +25,10 @@ from .run import (
 )
 
 Texts = Annotated[Path | None, typer.Option(help="File of texts, one a line; the package's by default.")]
-Store = Annotated[Path | None, typer.Option(help="Store of decompositions to read instead of pictures.")]
+Store = Annotated[
+    Path | None,
+    typer.Option(help="Store of decompositions to read, instead of pictures; its own model if none is named."),
+]
 Layers = Annotated[str, typer.Option(help="Layers to explain, e.g. 6,7; negative ones count from the end.")]
 _FOLDS = 8
 
@@ -38,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 
 def textspan(
-    model: Annotated[str | None, typer.Option(help=f"{MODEL_HELP} With --store, the one it was written with.")] = None,
+    model: Model = "",
     data: Data = None,
     attack: Attack = None,
     target: Target = None,
@@ -69,7 +71,7 @@ def textspan(
     from ..texts import default_pool, encode_pool, read_pool
 
     clock = Clock()
-    if model is None:
+    if not model:
         raise SettingError("Say whose heads: --model, or --store for a store of decompositions.")
     pool = read_pool(texts) if texts is not None else None
     subject = open_subject(model, data, attack, target, images, seed, device)

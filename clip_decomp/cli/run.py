@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from ..data.sets import DataSet
     from ..model import HookedCLIP
 
-MODEL_HELP = "Zoo name, folder of a trained model, or open_clip name."
-Model = Annotated[str, typer.Option(help=MODEL_HELP)]
+Model = Annotated[str, typer.Option(help="Zoo name, folder of a trained model, or open_clip name.")]
 Data = Annotated[
     str | None, typer.Option(help="world[:SET], image folder, parquet file, or parquet folder; the card's by default.")
 ]

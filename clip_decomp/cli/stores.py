@@ -120,7 +120,7 @@ def _counts(store: Store) -> dict[str, Any]:
 
 def textspan_of_store(
     folder: Path,
-    model: str | None,
+    model: str,
     given: dict[str, Any],
     texts: Path | None,
     layers: str,

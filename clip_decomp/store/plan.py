@@ -130,6 +130,9 @@ def make_plan(
             "attack": None if trigger is None else json.loads(json.dumps(trigger.settings())),
             "device": model.device.type,
             "precision": str(weights.dtype).removeprefix("torch."),
+            # What decides and is not in the weights.
+            "normalization": {"mean": list(model.mean), "std": list(model.std)},
+            "activations": _activations(model),
         },
         made_with={
             "versions": {name: value for name, value in versions().items() if name in ("clip-decomp", "torch")},
@@ -169,6 +172,12 @@ def read_plan(folder: Path) -> tuple[Plan, dict[str, Any]]:
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / MANIFEST}: not a manifest of a store ({type(error).__name__}: {error}).") from error
     return plan, found
+
+
+def _activations(model: HookedCLIP) -> list[str]:
+    """Classes of activations such as ``QuickGELU``, which weights do not tell from ``GELU``."""
+    leaves = (type(module).__name__ for module in model.visual.modules() if not list(module.parameters()))
+    return sorted({name for name in leaves if name.lower().endswith(("elu", "ilu"))})
 
 
 def _model(plan: Plan) -> tuple[str, str, int]:

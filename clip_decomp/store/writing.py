@@ -122,7 +122,7 @@ def write_store(
 def _agrees(folder: Path, plan: Plan) -> bool:
     """Whether the store is complete already; False also where there is none."""
     if not (folder / MANIFEST).exists():
-        if shard_file(folder, 0).exists() or (folder / BASIS).exists():
+        if (folder / BASIS).exists() or any(folder.glob("shard-*.safetensors")):
             raise DataError(f"{folder}: it holds parts of a store without their {MANIFEST}: delete the folder.")
         return False
     there, manifest = read_plan(folder)

@@ -52,6 +52,12 @@ def test_a_store_of_another_model_or_other_data_is_left_alone(model, toy, store,
     relabelled = ImageSet("toy", toy.class_names, toy.labels.flip(0), toy.source)
     with pytest.raises(SettingError, match="data is toy"):
         write_store(model, relabelled, store.folder, **SAME)
+    quick = HookedCLIP(make_clip(quick_gelu=True), tokenizer, model.mean, model.std, name="quick")
+    with pytest.raises(SettingError, match=r'activations is \["GELU"\] there and \["QuickGELU"\] here'):
+        write_store(quick, toy, store.folder, **SAME)
+    shifted = HookedCLIP(model.clip, tokenizer, (0.5, 0.5, 0.5), model.std, name="shifted")
+    with pytest.raises(SettingError, match="normalization is"):
+        write_store(shifted, toy, store.folder, **SAME)
     assert contents(store.folder) == before
     with pytest.raises(ModelError, match=r"written with other weights \(tiny, \w{12}\) than other has"):
         open_store(store.folder, other)
