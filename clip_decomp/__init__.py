@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .methods.textspan import textspan
     from .model import HookedCLIP
     from .models.loading import load
+    from .store import open_store
 
 # Imported when first used: the command line's --help must not wait for torch.
 _HOMES = {
@@ -35,10 +36,21 @@ _HOMES = {
     "mean_ablation": ".ablation",
     "mmd": ".methods.mmd",
     "open_data": ".data",
+    "open_store": ".store",
     "textspan": ".methods.textspan",
 }
 
-__all__ = ["HookedCLIP", "__version__", "evaluate", "load", "mean_ablation", "mmd", "open_data", "textspan"]
+__all__ = [
+    "HookedCLIP",
+    "__version__",
+    "evaluate",
+    "load",
+    "mean_ablation",
+    "mmd",
+    "open_data",
+    "open_store",
+    "textspan",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,9 +19,11 @@ def register(app: typer.Typer) -> None:
     from . import bench, reading, zoo
     from .attack import attack
     from .inspect import inspect
+    from .stores import decompose
 
     app.command()(attack)
     app.command()(inspect)
+    app.command()(decompose)
     reading.register(app)
     app.add_typer(zoo.app, name="zoo")
     app.add_typer(bench.app, name="bench")

@@ -9,9 +9,26 @@ import typer
 
 from ..results import Results, prefix, scale_of
 from .page import write_page
-from .run import Attack, Clock, Data, Device, Images, Json, Model, Out, Seed, Target, finish, open_subject
+from .run import (
+    Attack,
+    Clock,
+    Data,
+    Device,
+    Images,
+    Json,
+    Model,
+    Out,
+    Seed,
+    Target,
+    finish,
+    open_subject,
+)
 
 Texts = Annotated[Path | None, typer.Option(help="File of texts, one a line; the package's by default.")]
+Store = Annotated[
+    Path | None,
+    typer.Option(help="Store of decompositions to read, instead of pictures; its own model if none is named."),
+]
 Layers = Annotated[str, typer.Option(help="Layers to explain, e.g. 6,7; negative ones count from the end.")]
 _FOLDS = 8
 
@@ -23,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 
 def textspan(
-    model: Model,
+    model: Model = "",
     data: Data = None,
     attack: Attack = None,
     target: Target = None,
@@ -31,6 +48,7 @@ def textspan(
     layers: Layers = "-1",
     n_texts: Annotated[int, typer.Option(help="Texts a head, at most.")] = 10,
     rank: Annotated[int, typer.Option(help="Dimensions that texts are projected on.")] = 80,
+    store: Store = None,
     images: Images = None,
     out: Out = None,
     seed: Seed = 0,
@@ -38,6 +56,12 @@ def textspan(
     as_json: Json = False,
 ) -> None:
     """The texts that span what each head writes and, of a backdoored model, whether a head's role changes."""
+    if store is not None:
+        from .stores import textspan_of_store
+
+        given = {"--data": data, "--attack": attack, "--target": target, "--images": images}
+        textspan_of_store(store, model, given, texts, layers, n_texts, rank, out, seed, device, as_json)
+        return
     import numpy as np
 
     from .. import plots
@@ -47,6 +71,8 @@ def textspan(
     from ..texts import default_pool, encode_pool, read_pool
 
     clock = Clock()
+    if not model:
+        raise SettingError("Say whose heads: --model, or --store for a store of decompositions.")
     pool = read_pool(texts) if texts is not None else None
     subject = open_subject(model, data, attack, target, images, seed, device)
     if subject.trigger is None:
@@ -58,7 +84,7 @@ def textspan(
     n_layers, n_heads = clean[0].head_sum.shape[:2]
     similarity = np.full((n_layers, n_heads), np.nan)
     table, metrics, start = [], {}, prefix(test.name, subject.attack, "none")
-    for layer in _layers(layers, n_layers):
+    for layer in parse_layers(layers, n_layers):
         for head in range(n_heads):
             sides = ([each.head(layer, head) for each in side] for side in (clean, bad))
             found = compare_roles(*sides, features, n_texts, rank, pool.texts)
@@ -220,7 +246,12 @@ def tsne(
     finish(results, out, as_json, rows)
 
 
-def _layers(text: str, n_layers: int) -> list[int]:
+def parse_layers(text: str, n_layers: int) -> list[int]:
+    """Layers as the command line names them.
+
+    Raises:
+        SettingError: not numbers, or there is no such layer.
+    """
     from ..errors import SettingError
 
     try:

@@ -84,11 +84,13 @@ def open_subject(
     seed: int,
     device: str,
     check_target: bool = True,
+    need_target: bool = True,
 ) -> Subject:
     """Load what a command works on; data, attack and target default to what the model's card says.
 
     Args:
         check_target: whether the target must be among the classes of the data.
+        need_target: whether a trigger needs a target at all.
 
     Raises:
         SettingError: the card names no data that can be found from here, and none was given.
@@ -110,9 +112,9 @@ def open_subject(
         trigger = hooked.trigger
     goal = target or (known["target"] if known else None) or opened.test.target
     if trigger is not None:
-        if goal is None:
+        if goal is None and need_target:
             raise SettingError(f"{opened.test.name} has no target class for {trigger.name}: name one with --target.")
-        if check_target:
+        if check_target and goal is not None:
             opened.test.class_index(goal)
     return Subject(hooked, opened, trigger, goal if trigger is not None else None, spec)
 
