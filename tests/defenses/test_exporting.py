@@ -256,6 +256,26 @@ def test_other_outputs_are_noticed_and_not_written(model, mixed, tmp_path, monke
         compared({"features": nan}, {"features": torch.ones(2, 1)})
 
 
+def test_pictures_that_set_the_threshold_are_left_out_of_the_comparison(model, mixed, tmp_path, monkeypatch):
+    guard = MADE["flag"](model)
+    images = clean(model)
+    tied = (guard.score(images)[:, None] - guard.reference).abs().min(1).values < 1e-6
+    assert tied.sum() >= 60  # half of them set the threshold
+
+    def shifted(file, pixels):  # what another rounding does
+        found = answers(guard, model.normalize(pixels))
+        score = found["score"] + 1e-6
+        p_values = guard.p_values(score)
+        return {**found, "score": score, "p_value": p_values, "flagged": p_values <= guard.false_positive_rate}
+
+    monkeypatch.setattr(onnx_file, "write_onnx", lambda graph, file, side: file.write_bytes(b""))
+    monkeypatch.setattr(onnx_file, "run_onnx", shifted)
+    done = export(guard, tmp_path / "out", "onnx", torch.cat([model.denormalize(images), mixed]))
+    assert 10 <= done.images <= 130 - tied.sum()
+    with pytest.raises(SettingError, match="set the guard's threshold"):
+        export(guard, tmp_path / "out", "onnx", model.denormalize(images[tied]))
+
+
 def test_only_an_earlier_export_is_replaced(model, mixed, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
