@@ -1,5 +1,5 @@
-"""The analyses' commands: ``clip-decomp demo | readout | factors | study | audits | repelling | adversarial
-| cams``.
+"""The analyses' commands: ``clip-decomp demo | readout | factors | study | filtering | audits | repelling
+| adversarial | cams``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import typer
 
 from clip_decomp.cli.run import Device, Json, Seed
 
-from . import cams, many, repelling, world
+from . import cams, filters, many, repelling, world
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command()(world.readout)
     app.command()(world.factors)
     app.command()(many.study)
+    app.command()(filters.filtering)
     app.command()(repelling.repelling)
     app.command()(repelling.adversarial)
     app.command()(many.audits)

@@ -97,12 +97,15 @@ def _pictures(model: HookedCLIP, images: str | None, count: int, seed: int) -> T
     """Pictures, and a little noise, which a guard flags; noise alone where nobody says where pictures are."""
     import torch
 
-    from clip_decomp.errors import SettingError
+    from clip_decomp.data import open_data
 
     side, source = model.visual.image_size, torch.Generator().manual_seed(seed)
-    try:
+    own = model.card.get("data")
+    if images is not None:
         found = own_pictures(model, images, count, seed).pixels
-    except SettingError:
+    elif own is not None and scale_of(own) == "world":
+        found = open_data(own, side, seed, count).test.load()[0].float() / 255
+    else:
         found = torch.empty(0, 3, side, side)
     noise = torch.rand(_NOISE if len(found) else count, 3, side, side, generator=source)
     return torch.cat([found, noise])

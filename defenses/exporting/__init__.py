@@ -38,7 +38,7 @@ from clip_decomp.results import versions, write_json
 
 from . import folders
 from .checks import TOLERANCE, compared
-from .graph import Defended, Graph, answers, base_of, kind_of
+from .graph import Defended, Graph, answers, base_of, kind_of, on_an_edge
 from .heads import Head, head_of
 from .staging import staged
 
@@ -52,7 +52,9 @@ class Exported:
 
     Attributes:
         differences: of every output, the largest one over the output's largest value.
-        images: how many pictures were compared, and how many of them a guard flagged.
+        images: how many pictures were compared: all but those whose p-value hangs on rounding, as it does where a
+            picture is one of those that set a guard's threshold.
+        flagged: how many of them a guard flagged.
     """
 
     folder: Path
@@ -94,6 +96,9 @@ def export(
     if head is not None and class_names and form != "onnx":
         raise SettingError("Zero-shot logits go into ONNX alone: the other forms have the text tower.")
     expected = answers(defended, base.normalize(pixels), head)
+    settled = ~on_an_edge(defended, expected).cpu()
+    if not settled.any():
+        raise SettingError("All pictures are those that set the guard's threshold: check the export on others, too.")
     with staged(out, CARD) as folder:
         if form == "onnx":
             from .onnx_file import run_onnx, write_onnx
@@ -103,11 +108,13 @@ def export(
             found = run_onnx(folder / "model.onnx", pixels)
         else:
             found = folders.write(defended, folder, form, head, pixels)
-        differences = compared(expected, found)
-        flagged = int(expected["flagged"].sum()) if "flagged" in expected else None
-        card = _card(defended, form, head, differences, len(pixels), flagged)
+        sides = ({name: each.cpu()[settled] for name, each in side.items()} for side in (expected, found))
+        differences = compared(*sides)
+        images = int(settled.sum())
+        flagged = int(expected["flagged"].cpu()[settled].sum()) if "flagged" in expected else None
+        card = _card(defended, form, head, differences, images, flagged)
         write_json(folder / CARD, {"kind": kind, "base": base.name, "base_sha256": fingerprint(base), **card})
-    return Exported(out, differences, len(pixels), flagged)
+    return Exported(out, differences, images, flagged)
 
 
 def _card(

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from clip_decomp.convention import PAPER
@@ -34,6 +34,7 @@ from ..fine_tune import FineTune
 from ..guard import Guard
 from ..linear_probe import LinearProbe
 from ..rvpt import RVPT
+from .checks import TOLERANCE
 
 if TYPE_CHECKING:
     from .heads import Head
@@ -74,6 +75,15 @@ def answers(
     if head is not None:
         found["logits"] = head.logits(found["features"])
     return found
+
+
+def on_an_edge(defended: Defended, found: dict[str, Tensor]) -> Bool[Tensor, " batch"]:
+    """Which p-values of a guard's answers hang on the last digits of a score: one of the calibration's is as large."""
+    if not isinstance(defended, Guard):
+        return torch.zeros(len(found["features"]), dtype=torch.bool)
+    scores = found["score"]
+    near = TOLERANCE * scores.abs().max().clamp(min=1)
+    return defended.p_values(scores - near) != defended.p_values(scores + near)
 
 
 class Graph(nn.Module):

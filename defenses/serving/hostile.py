@@ -120,6 +120,7 @@ def hostile(good: bytes, max_bytes: int) -> dict[str, tuple[Callable[[Client], i
     huge, chunks = f"Content-Length: {1 << 34}", _head("Transfer-Encoding: chunked", "", "")
     slow = _head("Content-Length: 5000", "", "")
     cut_off: Expected = (413, None)
+    header = b"X-Large: " + b"x" * 65_536 + b"\r\n"
     return {
         "bomb": (lambda client: client.post(wide)[0], (413,)),
         "many pixels": (lambda client: client.post(pixels)[0], (200,)),
@@ -133,6 +134,7 @@ def hostile(good: bytes, max_bytes: int) -> dict[str, tuple[Callable[[Client], i
         "huge, unsaid": (lambda client: _raw(client.port, chunks, piece, 0, 2 + 2 * max_bytes // 65536), cut_off),
         "slow body": (lambda client: _raw(client.port, slow, b"x", 0.2, 4000), (408,)),
         "slow headers": (lambda client: _raw(client.port, _head(""), b"X", 0.2, 4000), (None,)),
+        "huge headers": (lambda client: _raw(client.port, _head(""), header, 0, 400), (None,)),
         "left": (lambda client: _left(client.port), (None,)),
         "no HTTP": (lambda client: _raw(client.port, b"\x16\x03\x01 hello\r\n\r\n", b"x", 0.2, 50), (400, None)),
     }

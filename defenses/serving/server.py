@@ -83,7 +83,7 @@ def run(server: LitServer, limits: Limits, address: Address) -> None:
         num_api_servers=address.processes,
         log_level="info",
         generate_client_file=False,
-        http=_timed(limits.header_seconds),
+        http=_limited(limits.header_seconds, limits.header_bytes),
         ws="none",
         access_log=False,
         server_header=False,
@@ -102,13 +102,14 @@ def _terminated(owner: int) -> Callable[[int, FrameType | None], None]:
     return stop
 
 
-def _timed(seconds: float) -> type[HttpToolsProtocol]:
-    """The protocol of uvicorn, which by itself waits forever for the headers of a request."""
+def _limited(seconds: float, most: int) -> type[HttpToolsProtocol]:
+    """The protocol of uvicorn, which by itself waits forever for the headers of a request, and keeps any number."""
 
-    class Timed(HttpToolsProtocol):
-        """Closes connections whose headers do not arrive."""
+    class Limited(HttpToolsProtocol):
+        """Closes connections whose headers do not arrive, or do not end."""
 
         _waiting: asyncio.TimerHandle | None = None
+        _headers = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
@@ -117,6 +118,16 @@ def _timed(seconds: float) -> type[HttpToolsProtocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()
             super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            before = self._waiting
+            super().data_received(data)
+            if self._waiting is None or self._waiting is not before:
+                return  # these bytes began a request, and may have ended another one
+            self._headers += len(data)
+            if self._headers > most:
+                self._stop_waiting()
+                self.transport.abort()
 
         def on_message_begin(self) -> None:
             self._wait()
@@ -133,8 +144,9 @@ def _timed(seconds: float) -> type[HttpToolsProtocol]:
         def _stop_waiting(self) -> None:
             if self._waiting is not None:
                 self._waiting.cancel()
+            self._waiting, self._headers = None, 0
 
-    return Timed
+    return Limited
 
 
 def _page_of(metrics: Metrics) -> Any:

@@ -71,6 +71,7 @@ class Limits:
         seconds: until it is answered.
         waiting: requests that are in work at once; more are told to come again.
         scans: of a JPEG; each one costs a pass over all pixels, and usual progressive files have about ten.
+        header_bytes: of a request's address and headers, those that arrive together with its first byte apart.
     """
 
     bytes: int = 8 * 2**20
@@ -80,6 +81,7 @@ class Limits:
     seconds: float = 30.0
     waiting: int = 64
     scans: int = 50
+    header_bytes: int = 65_536
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

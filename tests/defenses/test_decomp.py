@@ -15,9 +15,11 @@ from clip_decomp.errors import ClipDecompError, DataError, SettingError
 from clip_decomp.evaluation import evaluate
 from clip_decomp.model import HookedCLIP
 from clip_decomp.training.architecture import Architecture, build
+from clip_decomp.zeroshot import class_vectors
 from defenses import DecompDet, DecompRep, DecompRepTotal
 from defenses.decomp_rep import _activity, repair_change
 from defenses.detection import auroc, detect
+from defenses.reversal import reverse_rates
 from defenses.selection import HeadSelector, fit_selector, resolve_layers, similarity
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -214,6 +216,25 @@ def test_decomp_reverse_brings_the_selected_heads_of_the_triggered_image():
         assert torch.allclose(fixed.reverse(clean, bad), expected, atol=1e-5)
         with pytest.raises(SettingError, match="convention"):
             fixed.reverse(clean, model.decompose(images[5:10]))
+
+
+def test_decomp_reverse_over_a_data_set_is_what_it_is_picture_by_picture():
+    model, images = model_and_images()
+    fixed = DecompRep(heads=(0, 1, 2, 3)).fit(model, images)
+    pixels = torch.randint(256, (6, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    data = ImageSet("toy", ("lamp", "night"), torch.tensor([0, 0, 1, 1, 1, 1]), TensorSource(pixels), target="lamp")
+    trigger = BadNet(share=0.6)
+    success, accuracy = reverse_rates(fixed, data, trigger, batch_size=4)
+    with torch.no_grad():
+        sides = (pixels / 255, trigger(pixels / 255, torch.arange(6)))
+        clean, bad = (model.decompose(model.normalize(each), convention="paper") for each in sides)
+        vectors = class_vectors(model, data.class_names, data.templates)
+        found = (fixed.reverse(clean, bad) @ vectors.T).argmax(1)
+    assert (success.count, accuracy.count) == (4, 6)
+    assert success.value == (found[2:] == 0).float().mean()
+    assert accuracy.value == pytest.approx((found == data.labels).float().mean().item())
+    with pytest.raises(ClipDecompError, match="banana"):
+        reverse_rates(fixed, data, trigger, target="banana")
 
 
 def test_repair_leaves_model_and_images_as_they_were():

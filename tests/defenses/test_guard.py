@@ -1,13 +1,15 @@
 """The guard: its promise on fresh images, its modes, its evidence, and what it refuses."""
 
+import gc
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from scipy.stats import chi2
+from scipy.stats import beta, chi2, kstest, norm
 
 import clip_decomp
 from clip_decomp.decompose import Observation, observe
@@ -16,7 +18,7 @@ from clip_decomp.model import HookedCLIP
 from clip_decomp.models.hooked_block import Record
 from clip_decomp.training.architecture import Architecture, build
 from defenses import DecompRepTotal, Guard
-from defenses.conformal import false_positive_spread
+from defenses.conformal import false_positive_spread, p_values
 from defenses.contamination import second_group
 from defenses.deviation import Deviation, observe_clean
 
@@ -63,7 +65,7 @@ def test_it_flags_what_is_strange_and_leaves_features_alone(guard, model):
 
 
 def test_fresh_clean_images_are_flagged_as_often_as_was_asked(model):
-    """50 calibrations of 200 images: the mean of Beta's, and no more spread than Beta allows (1 % level)."""
+    """50 calibrations of 200 images: mean and spread are those of Beta's, neither more nor less (1 % level)."""
     rates, fresh = [], 200
     for seed in range(50):
         guard = Guard.calibrate(model, noise(200, seed), seed=seed)
@@ -73,8 +75,22 @@ def test_fresh_clean_images_are_flagged_as_often_as_was_asked(model):
     rates = torch.stack(rates)
     mean, deviation = false_positive_spread(100, 0.05)
     assert rates.mean() == pytest.approx(0.05, abs=0.01)
-    allowed = deviation**2 + mean * (1 - mean) / fresh
-    assert rates.var() * 49 / allowed < chi2.ppf(0.99, 49)
+    variance = deviation**2 + (mean * (1 - mean) - deviation**2) / fresh  # of Beta's, and of so few fresh images
+    assert abs(rates.mean() - mean) / math.sqrt(variance / 50) < norm.ppf(0.995)
+    assert chi2.ppf(0.005, 49) < rates.var() * 49 / variance < chi2.ppf(0.995, 49)
+
+
+def test_that_spread_is_betas():
+    """Calibrations on numbers, where there are enough of them to see every quantile."""
+    generator, rates = torch.Generator().manual_seed(0), []
+    for _ in range(2000):
+        reference = torch.rand(100, generator=generator).sort().values
+        rates.append(1 - reference[-5].item())  # a fresh number above it has four or fewer beside it: p <= 5 / 101
+        assert p_values(reference[-5:-4] + 1e-6, reference).item() == pytest.approx(5 / 101)
+        assert p_values(reference[-5:-4], reference).item() == pytest.approx(6 / 101)
+    assert kstest(rates, beta(5, 96).cdf).pvalue > 0.01
+    mean, deviation = false_positive_spread(100, 0.05)
+    assert (mean, deviation) == pytest.approx((beta(5, 96).mean(), beta(5, 96).std()))
 
 
 def test_modes_differ_in_flagged_images_alone(model):
@@ -109,10 +125,12 @@ def test_one_image_gets_what_it_gets_in_a_batch(guard):
         assert alone.flagged[0] == batch.flagged[place]
 
 
-def test_threads_may_share_a_guard(guard, model):
+@pytest.mark.parametrize("mode", ["flag", "repair"])
+def test_threads_may_share_a_guard(guard, model, mode):
+    guard = Guard(model, guard.deviation, guard.reference, mode=mode)
     batches = [torch.cat([noise(6, seed), strange(2, seed)]) for seed in range(8)]
     expected = [guard(batch) for batch in batches]
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(guard, batches * 4))
     for place, verdict in enumerate(found):
         assert torch.equal(verdict.p_values, expected[place % 8].p_values)
@@ -120,8 +138,29 @@ def test_threads_may_share_a_guard(guard, model):
     assert not any(point.fwd_hooks for point in model.visual.hook_dict.values())
 
 
-def test_measuring_compiles_as_one_graph(guard):
-    compiled = torch.compile(guard.measure, fullgraph=True, backend="eager")
+def test_many_calls_leave_nothing_behind():
+    clip = build(Architecture(image_size=32, layers=1, width=16, heads=2, embed_dim=8, vocab_size=300), seed=0).eval()
+    small = HookedCLIP(clip, lambda texts: torch.ones(len(texts), 32, dtype=torch.long), (0.5,) * 3, (0.25,) * 3)
+    guard = Guard.calibrate(small, noise(60)[:, :, :32, :32], mode="repair")
+    images, process = torch.cat([noise(1), strange(1)])[:, :, 16:48, 16:48], psutil.Process()
+
+    def calls(count):
+        for _ in range(count):
+            guard(images)
+        gc.collect()
+        return sum(isinstance(each, torch.Tensor) for each in gc.get_objects()), process.memory_info().rss
+
+    tensors, before = calls(200)
+    again, after = calls(2000)
+    assert again == tensors
+    assert after - before < 4e6  # three kilobytes a call would be more
+
+
+@pytest.mark.parametrize(
+    "backend", ["eager", *(pytest.param(name, marks=pytest.mark.slow) for name in ("aot_eager", "inductor"))]
+)
+def test_measuring_compiles_as_one_graph(guard, backend):
+    compiled = torch.compile(guard.measure, fullgraph=True, backend=backend)
     with torch.no_grad():
         features, deviations = compiled(noise(4, 1))
         expected, others = guard.measure(noise(4, 1))

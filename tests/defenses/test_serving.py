@@ -7,6 +7,7 @@ import asyncio
 import io
 import json
 import queue
+import socket
 import struct
 import threading
 import time
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import uvicorn
 from litserve.callbacks import CallbackRunner
 from litserve.loops import inference_worker
 from litserve.transport.process_transport import MPQueueTransport
@@ -33,7 +35,7 @@ from defenses.serving.answers import Answerer
 from defenses.serving.api import PATH, GuardAPI
 from defenses.serving.gate import Gate
 from defenses.serving.metrics import Metrics
-from defenses.serving.server import make_server
+from defenses.serving.server import _limited, make_server
 from defenses.serving.settings import Limits, Served
 
 CLASSES = ("apple", "pear", "plum", "fig")
@@ -281,6 +283,49 @@ def test_a_body_that_drips_is_cut_off_by_time(server):
     assert answer.status_code == 408
     assert "0.3 seconds" in answer.json()["detail"]
     assert time.perf_counter() - start < 3
+
+
+def test_headers_that_never_end_are_cut_off_and_requests_that_follow_a_body_at_once_are_not():
+    port, most = free_port(), 65_536
+    limited = _limited(30.0, most)
+    config = uvicorn.Config(echo, port=port, http=limited, ws="none", log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        head = b"POST /predict HTTP/1.1\r\nHost: guard\r\nContent-Length: %d\r\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
+            first = head % 200_000 + b"\r\n" + bytes(200_000) + head % 0
+            wire.sendall(first)
+            wire.sendall(b"X: " + b"x" * 30_000 + b"\r\n\r\n")
+            answers = b""
+            while answers.count(b" 200 ") < 2:
+                piece = wire.recv(4096)
+                assert piece, answers
+                answers += piece
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
+            wire.sendall(head % 0)
+            # Less would be what the system buffers on the way.
+            with pytest.raises((ConnectionResetError, BrokenPipeError)):
+                wire.sendall((b"X: " + b"x" * 30_000 + b"\r\n") * 1000)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+async def echo(scope, receive, send):
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def test_more_requests_than_may_wait_are_told_when_to_come_again(start):
