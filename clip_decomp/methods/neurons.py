@@ -125,7 +125,7 @@ def decompose_neurons(
 def _pooled(post: Tensor, record: Record, layer: int) -> Float[Tensor, "batch neuron"]:
     """Activations as the readout reads them, over the norm behind the MLP if there is one."""
     behind = record.mlp_norm[layer]
-    if behind is not None and not isinstance(record.reader, FirstToken):
+    if behind is not None and not isinstance(record.how, FirstToken):
         raise ModelError("Neurons before a norm behind their MLP can be read at a class token only.")
     if record.weights is not None:
         return torch.einsum("bt,btn->bn", record.weights[:, 0], post[:, : record.weights.shape[-1]])

@@ -21,7 +21,7 @@ from transformer_lens.hook_points import HookPoint
 from ..errors import ModelError
 from .hooked_parts import HookedAttention, HookedMLP, HookedNorm
 from .readouts import Output, Reading, ReadMap, Readout
-from .recording import EveryToken, FirstToken, Record, wide
+from .recording import EveryToken, Record, wide
 from .towers.parts import AttentionParts, MLPParts
 
 
@@ -89,7 +89,7 @@ class AttentionPooled(Readout):
         """The first query's output."""
         own = None
         if record is not None:
-            own = record.pool = Record(reader=FirstToken())
+            own = record.pool = Record()
         pooled = self.pool(self.norm(stream)[:, self.start :], own)
         if record is not None:
             record.pooled = pooled[:, 0]

@@ -18,14 +18,14 @@ readout                             rows                              where
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .hooked_parts import HookedNorm
-from .recording import Average, EveryToken, FirstToken, Reader, Record, wide
+from .recording import CLASS_TOKEN, Average, EveryToken, Reader, Record, wide
 
 
 class Output(ABC):
@@ -219,7 +219,7 @@ class _OneRow(Readout):
 class ClassToken(_OneRow):
     """``LN(z_cls) @ P``."""
 
-    reader = FirstToken()
+    reader = CLASS_TOKEN
     describes = "class token"
 
     def summary(self, stream: Tensor) -> Tensor:
@@ -237,12 +237,11 @@ class PooledThenNormed(_OneRow):
 
     start: int
     stop: int
+    reader: Reader = field(init=False)
     describes = "average, then norm"
 
-    @property
-    def reader(self) -> Reader:
-        """The mean of the same tokens."""
-        return Average(self.start, self.stop)
+    def __post_init__(self):
+        object.__setattr__(self, "reader", Average(self.start, self.stop))
 
     def summary(self, stream: Tensor) -> Tensor:
         """Their mean."""
