@@ -44,9 +44,9 @@ def decompose(
     """A decomposition against plain encode_image of the original model."""
     import torch
 
-    from ...models.loading import load
+    from ..weights import open_model
 
-    clock, hooked = Clock(), load(model)
+    clock, hooked = Clock(), open_model(model, "cpu")
     images = torch.rand(batch_size, 3, hooked.visual.image_size, hooked.visual.image_size)
     with torch.no_grad():
         plain, heads, tokens = side_by_side(
