@@ -10,22 +10,25 @@ Example:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from .convention import EXACT, Convention, convention
 from .decomposition import Decomposition
 from .errors import ModelError
-from .models.hooked_block import Record
+from .folded import FoldedHeads
+from .models.hooked_block import Constants
 from .models.hooked_vit import HookedViT
+from .models.partless import PartlessTower
+from .models.readouts import Reading, ReadMap
+from .models.recording import Record, wide
 
 
 def decompose(
-    tower: HookedViT,
+    tower: HookedViT | PartlessTower,
     images: Float[Tensor, "batch 3 row column"],
     tokens: bool = False,
     convention_name: str | Convention = EXACT,
@@ -38,21 +41,31 @@ def decompose(
         convention_name: ``exact`` or ``paper``.
 
     Raises:
-        ModelError: the tower is in training mode.
+        ModelError: the tower is in training mode, is no sum of heads and MLPs, or has no ``paper`` convention.
         SettingError: images of another shape, or an unknown convention.
     """
     rule = convention(convention_name)
+    if isinstance(tower, PartlessTower):
+        tower.refuse()
     for name, module in tower.tower.named_modules():
         if module.training:
             raise ModelError(f"The image tower{'.' + name if name else ''} is in training mode: call .eval() first.")
+    if rule.spread and tower.readout.reader.deferred:
+        raise ModelError(
+            f"convention={rule.name!r} spreads one mean an image over its components, and this tower, which reads by "
+            f"{tower.readout.describes}, has one a token: use convention='exact'."
+        )
     record = Record(tokens=tokens)
-    representation = tower(images, record).float()
+    representation = wide(tower(images, record))
     return _from_record(tower, record, representation, rule)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a pass leaves behind for those who watch activity at the class token.
+    """What a pass leaves behind for those who watch activity where the tower is read.
+
+    In class-token towers that is the class token. In others it is the average that the readout takes, over every
+    token's sigma where tokens are normed one by one; of several pool heads, their mean.
 
     Attributes:
         features: representations.
@@ -65,65 +78,145 @@ class Observation:
     mlps: Float[Tensor, "batch layer d_embed"]
 
 
-def observe(tower: HookedViT, images: Float[Tensor, "batch 3 row column"], record: Record | None = None) -> Observation:
+def observe(
+    tower: HookedViT | PartlessTower, images: Float[Tensor, "batch 3 row column"], record: Record | None = None
+) -> Observation:
     """Representations and the activity behind them: no head is projected, so it costs little more than the pass.
 
     A pure function of the images: nothing is attached, and what is recorded belongs to this pass.
 
     Args:
         record: one of your own, to keep more or to edit on the way.
+
+    Raises:
+        ModelError: the tower is no sum of heads and MLPs.
     """
-    record = Record() if record is None else record
+    if isinstance(tower, PartlessTower):
+        tower.refuse()
+    record = Record(rows=False) if record is None else record
     features = tower(images, record)
-    written = torch.stack(record.mlp, dim=1).float() @ read_matrix(tower)
-    return Observation(features, torch.stack(record.z, dim=1).float(), written)
+    if tower.readout.reader.deferred:
+        tower.readout.reading(record)
+    z, written = wide(torch.stack(record.z, dim=1)), wide(torch.stack(record.mlp, dim=1))
+    return Observation(features, z.mean(3) if z.ndim > 4 else z, tower.readout.read_map()(written))
+
+
+@dataclass(frozen=True)
+class _Folding:
+    """What the weights alone determine of every decomposition.
+
+    Attributes:
+        attention_fixed, attention_scaled: constants of every layer's attention in the stream, zero without any.
+        has_scaled: whether any block has norms behind its attention or MLP.
+    """
+
+    read: ReadMap
+    heads: FoldedHeads
+    attention_fixed: Float[Tensor, "layer d_model"]
+    attention_scaled: Float[Tensor, "layer d_model"]
+    mlp_fixed: Float[Tensor, "layer d_model"]
+    mlp_scaled: Float[Tensor, "layer d_model"]
+    has_scaled: bool
+
+    @classmethod
+    def of(cls, tower: HookedViT, center: bool) -> _Folding:
+        read = tower.readout.read_map(center)
+        weights = torch.stack([block.w_heads for block in tower.blocks])
+        if read.outward is None:
+            heads = FoldedHeads(weights @ read.inward)
+        else:
+            heads = FoldedHeads(torch.einsum("lhdm,pmx->lhpdx", weights, read.inward), read.outward)
+        attention = [block.attention_constants for block in tower.blocks]
+        mlp = [block.mlp_constants for block in tower.blocks]
+        scaled = any(each.scaled is not None for each in (*attention, *mlp))
+        return cls(read, heads, *_stacked_constants(attention), *_stacked_constants(mlp), scaled)
+
+
+def _stacked_constants(constants: list[Constants]) -> tuple[Tensor, Tensor]:
+    fixed = torch.stack([each.fixed for each in constants])
+    scaled = [torch.zeros_like(each.fixed) if each.scaled is None else each.scaled for each in constants]
+    return fixed, torch.stack(scaled)
 
 
 def _from_record(tower: HookedViT, record: Record, representation: Tensor, rule: Convention) -> Decomposition:
+    reading = tower.readout.reading(record)
     assert record.final is not None
     assert record.embedding is not None
-    final = record.final.float()
-    mean = final.mean(-1, keepdim=True)
-    norm_layer = cast(nn.LayerNorm, tower.tower.ln_post)
-    sigma = ((final - mean).square().mean(-1) + norm_layer.eps).sqrt()
-    gain, read = _gain(tower), read_matrix(tower, rule)
-    ov = torch.stack([_folded(block) for block in tower.blocks]) @ read
+    folding = tower.kept(("folding", rule.spread), lambda: _Folding.of(tower, not rule.spread))
+    read = folding.read
     norm = representation.norm(dim=-1)
-    scale = 1 / (sigma * norm) if rule.divide_by_norm else 1 / sigma
-
-    layers = len(tower.blocks)
-    mlp_bias = torch.stack([block.mlp_bias.float() for block in tower.blocks])
-    attention_bias = torch.stack([block.attn.b_o.float() * _float(block.attention_scale) for block in tower.blocks])
-    mlps = torch.stack(record.mlp, dim=1).float()
-    beta = norm_layer.bias.float() @ cast(Tensor, tower.tower.proj).float()
+    scale = reading.scale / norm if rule.divide_by_norm else reading.scale
+    attention = _constants(folding.attention_fixed, folding.attention_scaled, record.attention_norm, reading)
+    mlp = _constants(folding.mlp_fixed, folding.mlp_scaled, record.mlp_norm, reading)
+    mlps = wide(torch.stack(record.mlp, dim=1))
+    layers = mlps.shape[1]
+    pool_heads = None
     if rule.spread:
+        assert reading.mean is not None
         # Mean and beta go in equal shares to the L attentions, L MLPs and the embedding.
+        beta, total = reading.constant, read.inward.sum(0)
         constant = (beta / norm[:, None] if rule.divide_by_norm else beta.expand(len(norm), -1)) - (
-            mean * scale[:, None]
-        ) * gain.sum(0)
+            reading.mean * scale
+        )[:, None] * total
         share = constant / (2 * layers + 1)
-        span = torch.stack([attention_bias @ read, *(each.expand(layers, -1) for each in (beta, gain.sum(0)))], dim=1)
-        head_offset = (attention_bias @ read) * scale[:, None, None] + share[:, None]
+        span = [folding.attention_fixed @ read.inward, *(each.expand(layers, -1) for each in (beta, total))]
+        if folding.has_scaled:
+            span.append(folding.attention_scaled @ read.inward)
+        head_offset, offset_span = read(attention) * scale[:, None, None] + share[:, None], torch.stack(span, dim=1)
         bias = torch.zeros_like(representation)
     else:
-        mlps = mlps - mlp_bias
+        mlps = mlps - mlp
         share = torch.zeros_like(representation)
-        head_offset = span = None
-        bias = (attention_bias.sum(0) + mlp_bias.sum(0)) @ read * scale[:, None] + beta
+        head_offset = offset_span = None
+        written = attention.sum(1) + mlp.sum(1)
+        bias = read(written) * scale[:, None] + reading.constant
+        if read.outward is not None:
+            pool_heads = read.by_row(record.final - written) * scale[:, None, None]
     return Decomposition(
-        z=torch.stack(record.z, dim=1).float(),
+        z=wide(torch.stack(record.z, dim=1)),
         attention=_stacked(record.attention, -1),
         values=_stacked(record.values, -3) if record.tokens else None,
         norm=norm,
         convention=rule,
-        _ov=ov,
+        n_prefix=tower.n_prefix,
+        pool_mlp=reading.pool_mlp,
+        pool_heads=pool_heads,
         scale=scale,
-        _mlps=mlps @ read * scale[:, None, None] + share[:, None],
-        _embedding=record.embedding.float() @ read * scale[:, None] + share,
+        _folded=folding.heads,
+        _reach=_reach(record),
+        _mlps=read(mlps) * scale[:, None, None] + share[:, None],
+        _embedding=read(wide(record.embedding)) * scale[:, None] + share,
         _head_offset=head_offset,
-        _offset_span=span,
+        _offset_span=offset_span,
         _bias=bias,
     )
+
+
+def _constants(
+    fixed: Float[Tensor, "layer d_model"],
+    scaled: Float[Tensor, "layer d_model"],
+    norms: list[Tensor | None],
+    reading: Reading,
+) -> Float[Tensor, "_ layer *pool d_model"]:
+    """What every layer's branch writes whatever it sees, as the readout pools it; the same for all images often."""
+    rows = 1 if reading.total is None else reading.total.ndim
+    spread = (1, len(fixed), *[1] * (rows - 1), -1)
+    found = fixed.view(spread)
+    if reading.total is not None:
+        found = found * reading.total[:, None, ..., None]
+    present = [each for each in norms if each is not None]
+    if present:
+        assert len(present) == len(norms)
+        found = found + scaled.view(spread) * torch.stack(present, dim=1)[..., None]
+    return found
+
+
+def _reach(record: Record) -> Tensor | None:
+    """Rows of attention with what scales them, where that is not one number an image."""
+    if all(each is None for each in record.reach):
+        return None
+    pairs = zip(record.reach, record.attention, strict=True)
+    return _stacked([row if each is None else each for each, row in pairs], -1)
 
 
 def _stacked(layers: list[Tensor], token_axis: int) -> Tensor:
@@ -135,23 +228,15 @@ def _stacked(layers: list[Tensor], token_axis: int) -> Tensor:
     most = max(each.shape[token_axis] for each in layers)
     before = [0, 0] * (-token_axis - 1)
     padded = [F.pad(each, [*before, 0, most - each.shape[token_axis]]) for each in layers]
-    return torch.stack(padded, dim=1).float()
+    return wide(torch.stack(padded, dim=1))
 
 
 def read_matrix(tower: HookedViT, rule: Convention = EXACT) -> Float[Tensor, "d_model d_embed"]:
-    """What turns a component's output in the residual stream into its contribution, but for the image's scale."""
-    gain = _gain(tower)
-    return gain if rule.spread else gain - gain.mean(0, keepdim=True)
+    """What turns a component's output in the residual stream into its contribution, but for the image's scale.
 
-
-def _gain(tower: HookedViT) -> Float[Tensor, "d_model d_embed"]:
-    return cast(nn.LayerNorm, tower.tower.ln_post).weight.float()[:, None] * cast(Tensor, tower.tower.proj).float()
-
-
-def _folded(block) -> Float[Tensor, "head d_head d_model"]:
-    """A block's output matrices with LayerScale folded in."""
-    return block.attn.w_o.float() * _float(block.attention_scale)
-
-
-def _float(scale: Tensor | float) -> Tensor | float:
-    return scale.float() if isinstance(scale, Tensor) else scale
+    Raises:
+        ModelError: the tower reads through several pool heads, which have a matrix each.
+    """
+    if tower.readout.rows > 1:
+        raise ModelError(f"This tower reads by {tower.readout.describes}: there is no single matrix it reads with.")
+    return tower.readout.read_map(center=not rule.spread).inward

@@ -1,13 +1,17 @@
 r"""The representation of an image as an exact sum of direct contributions.
 
-With the final layer norm's sigma taken as given, the output of a class-token tower is linear in the class token's
-residual stream, and the stream is a sum (Elhage et al. 2021, Gandelsman et al. 2024):
+With the norms' sigmas (and a pool's attention) taken as given, a tower's output is linear in its final residual stream,
+and the stream is a sum (Elhage et al. 2021, Gandelsman et al. 2024):
 
-.. math::  R = \mathrm{embedding} + \sum_{l,h} \mathrm{head}_{l,h} + \sum_l \mathrm{mlp}_l + \mathrm{bias}
+.. math::
+    R = \mathrm{embedding} + \sum_{l,h} \mathrm{head}_{l,h} + \sum_l \mathrm{mlp}_l \;(+ \mathrm{pool\ MLP})
+        + \mathrm{bias}
 
 A head is a sum over tokens, :math:`\mathrm{head}_{l,h} = \sum_n a^{l,h}_n\, v^{l,h}_n W_O^{l,h} W_{read} / \sigma` with
-:math:`W_{read} = (I - 11^T/d)\,\mathrm{diag}(\gamma)\,P`. Only the factors are kept; contributions are projected when
-they are asked for. ``bias`` holds everything constant: output biases of attention and MLPs, and :math:`\beta P`.
+:math:`W_{read} = (I - 11^T/d)\,\mathrm{diag}(\gamma)\,P`; :mod:`clip_decomp.models.readouts` has the other readouts,
+which weigh more tokens than the class token or read through several pool heads. Only the factors are kept;
+contributions are projected when they are asked for. ``bias`` holds everything constant: output biases of attention and
+MLPs, :math:`\beta P`, and biases of a pool.
 
 Limits: direct contributions say nothing about what a component does through later layers (see
 :mod:`clip_decomp.ablation` for both questions). Hooks on ``hook_z``, ``hook_mlp_out``, q, k, v and patterns are part of
@@ -34,6 +38,7 @@ from torch import Tensor
 
 from .convention import Convention
 from .errors import SettingError
+from .folded import FoldedHeads
 
 
 @dataclass(frozen=True)
@@ -41,21 +46,32 @@ class Decomposition:
     """Direct contributions of a batch of images, kept as factors.
 
     Attributes:
-        z: attention-weighted values of the class token's row.
-        attention: the class token's attention row of every head.
+        z: attention-weighted values of the readout's row: of the class token, or pooled as the readout pools tokens
+            (with an axis for pool heads behind the heads', if there are any). Norms of the block's own are in it and,
+            where tokens are normed one by one, the readout's.
+        attention: the readout's attention row of every head, which sums to 1; one more axis, pool heads, before tokens
+            where there are any.
         values: values of every token, or None without ``tokens=True``.
         norm: norm of the representation of every image.
         scale: what the final norm multiplies every image's stream by (over the norm, too, if the convention says so).
         convention: how constants are treated; see :mod:`clip_decomp.convention`.
+        n_prefix: tokens before the patches.
+        pool_mlp: contribution of the MLP of an attention pool, an addend; None where there is none.
+        pool_heads: embedding, heads and MLPs as they pass each head of an attention pool: a view of the same sum, of
+            which ``bias`` and ``pool_mlp`` are no part, and never to be added to it.
     """
 
-    z: Float[Tensor, "batch layer head d_head"]
-    attention: Float[Tensor, "batch layer head token"]
+    z: Float[Tensor, "batch layer head *pool d_head"]
+    attention: Float[Tensor, "batch layer head *pool token"]
     values: Float[Tensor, "batch layer token head d_head"] | None
     norm: Float[Tensor, " batch"]
     scale: Float[Tensor, " batch"]
     convention: Convention
-    _ov: Float[Tensor, "layer head d_head d_embed"]
+    n_prefix: int
+    pool_mlp: Float[Tensor, "batch d_embed"] | None
+    pool_heads: Float[Tensor, "batch pool d_embed"] | None
+    _folded: FoldedHeads
+    _reach: Float[Tensor, "batch layer head *pool token"] | None
     _mlps: Float[Tensor, "batch layer d_embed"]
     _embedding: Float[Tensor, "batch d_embed"]
     _head_offset: Float[Tensor, "batch layer d_embed"] | None
@@ -78,21 +94,16 @@ class Decomposition:
     @cached_property
     def heads(self) -> Float[Tensor, "batch layer head d_embed"]:
         """Contribution of every head."""
-        result = torch.einsum("blhd,lhde->blhe", self.z * self.scale[:, None, None, None], self._ov)
+        result = self._folded.heads(self._scaled)
         return result if self._head_offset is None else result + self._head_offset[:, :, None] / self.n_heads
 
     @cached_property
     def head_basis(self) -> Float[Tensor, "layer head rank d_embed"]:
-        """Orthonormal rows that span everything a head can write: d_head of them, or d_embed if that is less.
+        """Orthonormal rows that span everything a head can write: d_head of them (times pool heads), at most d_embed.
 
         Under ``convention="paper"`` the constants spread over the heads add up to three. Depends on the weights alone.
         """
-        span = self._ov if self._offset_span is None else self._with_offsets(self._offset_span)
-        # In double precision, so that distances between coordinates are distances between contributions.
-        return torch.linalg.qr(span.double().mT).Q.mT.to(self._ov.dtype).contiguous()
-
-    def _with_offsets(self, offsets: Tensor) -> Tensor:
-        return torch.cat([self._ov, offsets[:, None].expand(-1, self.n_heads, -1, -1)], dim=2)
+        return self._folded.basis(self._offset_span)
 
     def coordinates(
         self, basis: Float[Tensor, "layer head rank d_embed"] | None = None
@@ -103,8 +114,7 @@ class Decomposition:
             basis: the model's :attr:`head_basis`, if it is at hand from another batch.
         """
         basis = self.head_basis if basis is None else basis
-        folded = self._ov @ basis.mT
-        result = torch.einsum("blhd,lhdr->blhr", self.z * self.scale[:, None, None, None], folded)
+        result = self._folded.coordinates(self._scaled, basis)
         if self._head_offset is not None:
             result = result + torch.einsum("ble,lhre->blhr", self._head_offset, basis) / self.n_heads
         return result
@@ -116,7 +126,7 @@ class Decomposition:
 
     @property
     def embedding(self) -> Float[Tensor, "batch d_embed"]:
-        """Contribution of the class token as it enters the first block."""
+        """Contribution of what enters the first block."""
         return self._embedding
 
     @property
@@ -127,12 +137,13 @@ class Decomposition:
     @cached_property
     def attentions(self) -> Float[Tensor, "batch layer d_embed"]:
         """Contribution of every layer's attention: its heads summed, without materializing them."""
-        result = torch.einsum("blhd,lhde->ble", self.z * self.scale[:, None, None, None], self._ov)
+        result = self._folded.layers(self._scaled)
         return result if self._head_offset is None else result + self._head_offset
 
     def sum(self, normalize: bool = False) -> Float[Tensor, "batch d_embed"]:
         """The representation: all contributions added up (divided by the norm under ``convention="paper"``)."""
         total = self.embedding + self.attentions.sum(1) + self.mlps.sum(1) + self.bias
+        total = total if self.pool_mlp is None else total + self.pool_mlp
         return torch.nn.functional.normalize(total, dim=-1) if normalize else total
 
     def toward(self, text_features: Float[Tensor, "text d_embed"]) -> Float[Tensor, "batch layer head text"]:
@@ -142,8 +153,7 @@ class Decomposition:
             text_features: of any norm; unit norm for cosines.
         """
         text = self._texts(text_features)
-        folded = torch.einsum("lhde,te->lhdt", self._ov, text)
-        result = torch.einsum("blhd,lhdt->blht", self.z * self.scale[:, None, None, None], folded)
+        result = self._folded.toward(self._scaled, text)
         if self._head_offset is not None:
             result = result + (self._head_offset @ text.T)[:, :, None] / self.n_heads
         return result
@@ -156,7 +166,7 @@ class Decomposition:
         """
         self._check(layer, head)
         weighted = self._weighted(layer, head)
-        result = weighted @ self._ov[layer, head]
+        result = self._folded.tokens(weighted, layer, head)
         if self._head_offset is not None:
             share = self._head_offset[:, layer] / (self.n_heads * weighted.shape[1])
             result = result + share[:, None]
@@ -188,7 +198,7 @@ class Decomposition:
             columns = []
             for head in heads:
                 weighted = self._weighted(layer, head)
-                toward = weighted @ (self._ov[layer, head] @ text.T)
+                toward = self._folded.tokens(weighted, layer, head, text)
                 if self._head_offset is not None:
                     share = self._head_offset[:, layer] @ text.T / (self.n_heads * weighted.shape[1])
                     toward = toward + share[:, None]
@@ -196,11 +206,19 @@ class Decomposition:
             rows.append(torch.stack(columns, dim=1))
         return torch.stack(rows, dim=1)
 
-    def _weighted(self, layer: int, head: int) -> Float[Tensor, "batch token d_head"]:
+    @property
+    def _scaled(self) -> Float[Tensor, "batch layer head *pool d_head"]:
+        return self.z * self.scale.view(-1, *[1] * (self.z.ndim - 1))
+
+    def _weighted(self, layer: int, head: int) -> Float[Tensor, "batch token *pool d_head"]:
         if self.values is None:
             raise SettingError("Token contributions were not kept: call decompose(images, tokens=True).")
-        weights = self.attention[:, layer, head] * self.scale[:, None]
-        return weights[..., None] * self.values[:, layer, :, head]
+        rows = (self.attention if self._reach is None else self._reach)[:, layer, head]
+        weights = rows * self.scale.view(-1, *[1] * (rows.ndim - 1))
+        values = self.values[:, layer, :, head]
+        if weights.ndim > 2:
+            return weights.mT[..., None] * values[:, :, None]
+        return weights[..., None] * values
 
     def _check(self, layer: int, head: int) -> None:
         if not -self.n_layers <= layer < self.n_layers or not -self.n_heads <= head < self.n_heads:
@@ -209,6 +227,8 @@ class Decomposition:
             )
 
     def _texts(self, text_features: Tensor) -> Tensor:
-        if text_features.ndim != 2 or text_features.shape[1] != self._ov.shape[-1]:
-            raise SettingError(f"Text features must be [text, {self._ov.shape[-1]}], not {list(text_features.shape)}.")
-        return text_features.to(self._ov)
+        if text_features.ndim != 2 or text_features.shape[1] != self._folded.d_embed:
+            raise SettingError(
+                f"Text features must be [text, {self._folded.d_embed}], not {list(text_features.shape)}."
+            )
+        return text_features.to(self._folded.inward)

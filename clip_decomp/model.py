@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from open_clip.modified_resnet import ModifiedResNet
 from PIL import Image
 from torch import Tensor, nn
 
@@ -25,8 +24,8 @@ from .data.sets import PLAIN_TEMPLATE
 from .decompose import decompose
 from .decomposition import Decomposition
 from .errors import SettingError
-from .models.hooked_resnet import HookedResNet
-from .models.hooked_vit import HookedViT
+from .models.hooking import Tower, hook
+from .models.partless import PartlessTower
 from .zeroshot import class_vectors
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 class HookedCLIP:
     """A CLIP whose image tower is a :class:`~clip_decomp.models.hooked_vit.HookedViT`, or a
-    :class:`~clip_decomp.models.hooked_resnet.HookedResNet`, which has no parts to read.
+    :class:`~clip_decomp.models.partless.PartlessTower`, which encodes but has no parts to read.
 
     Attributes:
         clip: the original open_clip model; its parameters are the only ones.
@@ -59,7 +58,7 @@ class HookedCLIP:
         trigger: Trigger | None = None,
     ):
         self.clip, self.tokenizer, self.name = clip, tokenizer, name
-        self.visual = HookedResNet(clip.visual) if isinstance(clip.visual, ModifiedResNet) else HookedViT(clip.visual)
+        self.visual: Tower = hook(clip.visual)
         self.mean, self.std = tuple(mean), tuple(std)
         self.card, self.trigger = card or {}, trigger
 
@@ -164,8 +163,8 @@ class HookedCLIP:
 
     def __repr__(self) -> str:
         tower = self.visual
-        if isinstance(tower, HookedResNet):
-            parts = f"ResNet stages of {', '.join(map(str, tower.stages))} blocks"
+        if isinstance(tower, PartlessTower):
+            parts = tower.parts_name
         else:
             parts = f"{tower.n_layers} layers of {tower.n_heads} heads"
         return f"HookedCLIP({self.name!r}, {parts}, d_embed={tower.d_embed})"

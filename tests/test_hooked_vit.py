@@ -267,9 +267,10 @@ def test_an_empty_batch_is_encoded(tower):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"pool_type": "avg"}, "pool_type='avg'"),
-        ({"pool_type": "avg", "final_ln_after_pool": True}, "class-token read-outs"),
-        ({"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}, "class-token read-outs"),
+        ({"pool_type": "none"}, "pool_type='none'.*no single representation"),
+        ({"attentional_pool": "parallel", "attn_pooler_heads": 2}, "attention pool of kind parallel"),
+        ({"attentional_pool": "cascade", "attn_pooler_heads": 2}, "attention pool of kind cascade"),
+        ({"attentional_pool": True, "pool_type": "avg", "attn_pooler_heads": 2}, "kind pool_type='avg'"),
         ({"block_type": "custom", "qk_norm": True}, "CustomResidualAttentionBlock"),
         ({"scale_heads": True}, "CustomResidualAttentionBlock"),
     ],

@@ -19,20 +19,17 @@ Example:
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 from jaxtyping import Float
 from open_clip.modified_resnet import ModifiedResNet
-from torch import Tensor, nn
-from transformer_lens import HookedRootModule
+from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from ..errors import ModelError
-from .hooked_block import Record
 from .inputs import check_images
+from .partless import PartlessTower
+from .recording import Record
 
 
-class HookedResNet(HookedRootModule):
+class HookedResNet(PartlessTower):
     """Hooked view of an open_clip ``ModifiedResNet``.
 
     Attributes:
@@ -40,6 +37,11 @@ class HookedResNet(HookedRootModule):
     """
 
     tower: ModifiedResNet
+    refusal = (
+        "This image tower is a ResNet, which is no sum of heads and MLPs: it has no decomposition, no attention maps "
+        "and no ablation of parts. Evaluation, attacks, fine-tuning and gradcam_resnet work; for the others take a "
+        "model with a vision transformer."
+    )
 
     def __init__(self, tower: ModifiedResNet):
         super().__init__()
@@ -65,6 +67,11 @@ class HookedResNet(HookedRootModule):
         tower = self.tower
         return tuple(len(stage) for stage in (tower.layer1, tower.layer2, tower.layer3, tower.layer4))
 
+    @property
+    def parts_name(self) -> str:
+        """Its stages."""
+        return f"ResNet stages of {', '.join(map(str, self.stages))} blocks"
+
     def forward(
         self, images: Float[Tensor, "batch 3 row column"], record: Record | None = None
     ) -> Float[Tensor, "batch d_embed"]:
@@ -76,9 +83,9 @@ class HookedResNet(HookedRootModule):
                 there is a ``record``, which only transformers fill.
         """
         if record is not None:
-            _no_parts()
+            self.refuse()
         check_images(images, self.image_size, self.image_size)
-        self._check_mode()
+        self.check_mode()
         tower = self.tower
         x = self.hook_stem(tower.stem(images.to(tower.conv1.weight.dtype)))
         x = self.hook_layer1(tower.layer1(x))
@@ -86,41 +93,3 @@ class HookedResNet(HookedRootModule):
         x = self.hook_layer3(tower.layer3(x))
         x = self.hook_layer4(tower.layer4(x))
         return self.hook_attnpool(tower.attnpool(x))
-
-    @property
-    def n_layers(self) -> NoReturn:
-        """Refused, as everything that supposes transformer blocks, with a ModelError."""
-        _no_parts()
-
-    @property
-    def n_heads(self) -> NoReturn:
-        """Refused with a ModelError."""
-        _no_parts()
-
-    @property
-    def blocks(self) -> NoReturn:
-        """Refused with a ModelError."""
-        _no_parts()
-
-    @property
-    def d_model(self) -> NoReturn:
-        """Refused with a ModelError."""
-        _no_parts()
-
-    @property
-    def grid(self) -> NoReturn:
-        """Refused with a ModelError."""
-        _no_parts()
-
-    def _check_mode(self) -> None:
-        for name, module in self.tower.named_modules():
-            if isinstance(module, nn.BatchNorm2d) and module.training:
-                raise ModelError(f"The image tower.{name} is in training mode: call .eval() first.")
-
-
-def _no_parts() -> NoReturn:
-    raise ModelError(
-        "This image tower is a ResNet, which is no sum of heads and MLPs: it has no decomposition, no attention maps "
-        "and no ablation of parts. Evaluation, attacks, fine-tuning and gradcam_resnet work; for the others take a "
-        "model with a vision transformer."
-    )

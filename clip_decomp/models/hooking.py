@@ -1,0 +1,29 @@
+"""Which hooked view a model's image tower gets.
+
+Example:
+    >>> from clip_decomp.training.architecture import Architecture, build
+    >>> type(hook(build(Architecture(layers=1, width=32, heads=2), seed=0).visual)).__name__
+    'HookedViT'
+"""
+
+from __future__ import annotations
+
+from open_clip.modified_resnet import ModifiedResNet
+from torch import nn
+
+from ..errors import ModelError
+from .hooked_resnet import HookedResNet
+from .hooked_vit import HookedViT
+from .unhooked import UnhookedTower
+
+Tower = HookedViT | HookedResNet | UnhookedTower
+
+
+def hook(visual: nn.Module) -> Tower:
+    """The view that shows most: a vision transformer's parts, a ResNet's stages, or the representation alone."""
+    if isinstance(visual, ModifiedResNet):
+        return HookedResNet(visual)
+    try:
+        return HookedViT(visual)
+    except ModelError as reason:
+        return UnhookedTower(visual, str(reason))

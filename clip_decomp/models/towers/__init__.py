@@ -1,0 +1,1 @@
+"""Towers of other libraries as parts: one small adapter a library, over the library's own modules."""
