@@ -103,8 +103,11 @@ class HookedCLIP:
         return mean, std
 
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 row column"]:
-        """A PIL image to the towers' input: resized, cropped, normalized."""
-        return self.normalize(to_pixels(to_rgb(image), self.visual.image_size).float() / 255)
+        """A PIL image to the towers' input: resized, cropped or squashed as the model's own is, normalized."""
+        own = getattr(self.clip.visual, "preprocess_cfg", {})  # open_clip's place for it
+        squash = own.get("resize_mode") == "squash"
+        resample = Image.Resampling[own.get("interpolation", "bicubic").upper()]
+        return self.normalize(to_pixels(to_rgb(image), self.visual.image_size, squash, resample).float() / 255)
 
     def encode_image(
         self, images: Float[Tensor, "batch 3 row column"], normalize: bool = False

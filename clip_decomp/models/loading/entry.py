@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...errors import ModelError
 from ...model import HookedCLIP
 from .folders import CARD, load_folder
+from .hugging_face import from_pretrained, from_transformers, is_folder
 from .live import from_live
 from .named import CONFIG, Asked, from_file, from_folder, from_hub, from_name
 from .stated import Normalization, agree
@@ -30,11 +31,12 @@ def load(
     """Load a CLIP and hook its towers.
 
     Args:
-        model: a zoo name (``world/clean``); a folder (of this project, of open_clip); an open_clip name (``ViT-B-32``,
-            ``hf-hub:OWNER/NAME``, ``local-dir:FOLDER``); a file of weights whose shapes are those of one open_clip
-            name, or one of OpenAI's archives; or a live open_clip model.
+        model: a zoo name (``world/clean``); a folder of this project, of open_clip or of transformers; an open_clip
+            name (``ViT-B-32``, ``hf-hub:OWNER/NAME``, ``local-dir:FOLDER``); a repository in transformers' form
+            (``openai/clip-vit-base-patch32``); a file of weights whose shapes are those of one open_clip name, or one
+            of OpenAI's archives; or a live model of open_clip or transformers.
         pretrained: for open_clip names: a tag (``openai``), a file of weights, or None for random weights.
-        tokenizer: for a live model: its tokenizer; open_clip's default one otherwise.
+        tokenizer: for a live model: its tokenizer; by default open_clip's usual one, or transformers' own.
         quick_gelu: the activation, where neither the name nor the weights say it.
         mean, std: the pixel normalization, where neither the name nor the weights say it.
         image_size: for open_clip names: another side of the pictures, to which positions are interpolated.
@@ -48,6 +50,8 @@ def load(
     """
     asked = Asked(quick_gelu, mean, std, image_size)
     if isinstance(model, nn.Module):
+        if type(model).__module__.startswith("transformers."):
+            return from_transformers(model, tokenizer, asked).to(device)
         return from_live(model, tokenizer, asked).to(device)
     return _from_words(model, pretrained, asked).to(device)
 
@@ -69,10 +73,20 @@ def _from_words(model: str | Path, pretrained: str | Path | None, asked: Asked) 
     if folder.is_dir():
         return _from_folder(folder, asked, described=name.startswith("local-dir:"))
     if "/" in name:
-        from ... import zoo
-
-        return _carded(zoo.path(name), name, asked)
+        return _from_shelf_or_hub(name, asked)
     return from_name(name, pretrained, asked)
+
+
+def _from_shelf_or_hub(name: str, asked: Asked) -> HookedCLIP:
+    from ... import zoo
+
+    shelves = {each.split("/")[0] for each in zoo.buildable()}
+    owner, _, rest = name.partition("/")
+    if zoo.available(name) or owner in shelves:
+        return _carded(zoo.path(name), name, asked)
+    if not owner or not rest or "/" in rest or owner in {".", "..", "~"}:
+        raise ModelError(f"There is no file or folder {name!r}.")
+    return from_pretrained(name, asked)
 
 
 def _from_folder(folder: Path, asked: Asked, described: bool) -> HookedCLIP:
@@ -81,9 +95,11 @@ def _from_folder(folder: Path, asked: Asked, described: bool) -> HookedCLIP:
         return _carded(folder, None, asked)
     if (folder / CONFIG).is_file():
         return from_folder(folder, asked)
+    if is_folder(folder):
+        return from_pretrained(folder, asked)
     raise ModelError(
         f"{folder}: there is no {CARD} in it; point to a folder written by 'clip-decomp train', or to one with "
-        f"open_clip's {CONFIG}."
+        f"open_clip's {CONFIG} or transformers' config.json."
     )
 
 

@@ -46,7 +46,20 @@ def _open_clip(tower) -> TowerParts:
     return OpenCLIPParts(tower)
 
 
+def _is_transformers(tower: nn.Module) -> bool:
+    from ..hugging_face import ImageTower
+
+    return isinstance(tower, ImageTower)
+
+
+def _transformers(tower) -> TowerParts:
+    from .hugging_face import TransformersParts
+
+    return TransformersParts(tower)
+
+
 #: Predicates and what makes parts where they hold.
 ADAPTERS: list[tuple[Callable[[nn.Module], bool], Callable[[nn.Module], TowerParts]]] = [
     (_is_open_clip, _open_clip),
+    (_is_transformers, _transformers),
 ]
