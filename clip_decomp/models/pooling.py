@@ -1,8 +1,8 @@
 r"""Readouts by attention: learned queries look at all tokens, as in SigLIP, PE and CoCa.
 
-Pool head p reads :math:`\sum_t a^p_t\, \mathrm{LN}(z_t)\, W_V^p W_O^p`; a pool MLP may follow, which is an addend of
-its own, and another norm (CoCa). Components of the trunk that are read through pool heads are the addends; pool heads are
-a marginal over the same sum.
+Pool head p reads :math:`\sum_t a^p_t\, \mathrm{LN}(z_t)\, W_V^p W_O^p`; a pool MLP may follow, an addend of its own,
+and another norm (CoCa). Components of the trunk that are read through pool heads are the addends; pool heads are a
+marginal over the same sum.
 
 Hook points: ``ln_final.*`` (every token), ``attn_pool.attn.hook_q|k|v|attn_scores|pattern|z|result``,
 ``attn_pool.hook_attn_out``, ``attn_pool.ln.*`` and ``attn_pool.mlp.hook_pre|post`` and ``attn_pool.hook_mlp_out`` where

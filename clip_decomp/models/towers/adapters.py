@@ -58,8 +58,19 @@ def _transformers(tower) -> TowerParts:
     return TransformersParts(tower)
 
 
+def _is_timm(tower: nn.Module) -> bool:
+    return type(tower).__module__ == "open_clip.timm_model"
+
+
+def _timm(tower) -> TowerParts:
+    from .timm import TimmParts
+
+    return TimmParts(tower)
+
+
 #: Predicates and what makes parts where they hold.
 ADAPTERS: list[tuple[Callable[[nn.Module], bool], Callable[[nn.Module], TowerParts]]] = [
     (_is_open_clip, _open_clip),
+    (_is_timm, _timm),
     (_is_transformers, _transformers),
 ]
