@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .convention import EXACT, Convention, convention
@@ -21,6 +21,7 @@ from .decomposition import Decomposition
 from .errors import ModelError
 from .folded import FoldedHeads
 from .models.hooked_block import Constants
+from .models.hooked_text import HookedText, UnhookedText
 from .models.hooked_vit import HookedViT
 from .models.partless import PartlessTower
 from .models.readouts import Reading, ReadMap
@@ -55,8 +56,37 @@ def decompose(
             f"convention={rule.name!r} spreads one mean an image over its components, and this tower, which reads by "
             f"{tower.readout.describes}, has one a token: use convention='exact'."
         )
+    return _recorded(tower, images, tokens, rule)
+
+
+def decompose_text(
+    tower: HookedText | UnhookedText,
+    ids: Int[Tensor, "text position"],
+    tokens: bool = False,
+    convention_name: str | Convention = EXACT,
+) -> Decomposition:
+    """Decompose the representations of texts in one forward pass.
+
+    Tokens are positions of the text, start and end tokens included, up to the longest text's end where nothing behind
+    it can matter; CoCa's class token is behind them.
+
+    Args:
+        ids: token ids.
+
+    Raises:
+        ModelError: the tower is in training mode, or its parts are not known.
+        SettingError: an unknown convention.
+    """
+    rule = convention(convention_name)
+    if isinstance(tower, UnhookedText):
+        tower.refuse()
+    tower.check_mode()
+    return _recorded(tower, ids, tokens, rule)
+
+
+def _recorded(tower: HookedViT | HookedText, inputs: Tensor, tokens: bool, rule: Convention) -> Decomposition:
     record = Record(tokens=tokens)
-    representation = wide(tower(images, record))
+    representation = wide(tower(inputs, record))
     return _from_record(tower, record, representation, rule)
 
 
@@ -119,7 +149,7 @@ class _Folding:
     has_scaled: bool
 
     @classmethod
-    def of(cls, tower: HookedViT, center: bool) -> _Folding:
+    def of(cls, tower: HookedViT | HookedText, center: bool) -> _Folding:
         read = tower.readout.read_map(center)
         weights = torch.stack([block.w_heads for block in tower.blocks])
         if read.outward is None:
@@ -138,7 +168,9 @@ def _stacked_constants(constants: list[Constants]) -> tuple[Tensor, Tensor]:
     return fixed, torch.stack(scaled)
 
 
-def _from_record(tower: HookedViT, record: Record, representation: Tensor, rule: Convention) -> Decomposition:
+def _from_record(
+    tower: HookedViT | HookedText, record: Record, representation: Tensor, rule: Convention
+) -> Decomposition:
     reading = tower.readout.reading(record)
     assert record.final is not None
     assert record.embedding is not None
