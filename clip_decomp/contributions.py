@@ -164,7 +164,8 @@ def collect(
     parts: list[list[Tensor]] = [[], [], [], [], []]
     for dec, labels in decompositions(model, data, trigger, rule, batch_size, progress):
         basis = dec.head_basis if basis is None else basis
-        found = (dec.coordinates(basis), dec.mlps, dec.embedding, dec.bias, labels)
+        rest = dec.bias if dec.pool_mlp is None else dec.bias + dec.pool_mlp
+        found = (dec.coordinates(basis), dec.mlps, dec.embedding, rest, labels)
         for part, value in zip(parts, found, strict=True):
             part.append(value.cpu())
     assert basis is not None  # pictures() raises when there are none

@@ -33,6 +33,7 @@ def decompose(
     images: Float[Tensor, "batch 3 row column"],
     tokens: bool = False,
     convention_name: str | Convention = EXACT,
+    record: Record | None = None,
 ) -> Decomposition:
     """Decompose the representations of ``images`` in one forward pass.
 
@@ -40,6 +41,7 @@ def decompose(
         images: normalized, as for ``encode_image``.
         tokens: keep every token's values, for :meth:`Decomposition.tokens` and :meth:`Decomposition.token_map`.
         convention_name: ``exact`` or ``paper``.
+        record: one of your own, to look into.
 
     Raises:
         ModelError: the tower is in training mode, is no sum of heads and MLPs, or has no ``paper`` convention.
@@ -56,7 +58,9 @@ def decompose(
             f"convention={rule.name!r} spreads one mean an image over its components, and this tower, which reads by "
             f"{tower.readout.describes}, has one a token: use convention='exact'."
         )
-    return _recorded(tower, images, tokens, rule)
+    record = Record() if record is None else record
+    record.tokens = tokens
+    return _recorded(tower, images, record, rule)
 
 
 def decompose_text(
@@ -81,11 +85,10 @@ def decompose_text(
     if isinstance(tower, UnhookedText):
         tower.refuse()
     tower.check_mode()
-    return _recorded(tower, ids, tokens, rule)
+    return _recorded(tower, ids, Record(tokens=tokens), rule)
 
 
-def _recorded(tower: HookedViT | HookedText, inputs: Tensor, tokens: bool, rule: Convention) -> Decomposition:
-    record = Record(tokens=tokens)
+def _recorded(tower: HookedViT | HookedText, inputs: Tensor, record: Record, rule: Convention) -> Decomposition:
     representation = wide(tower(inputs, record))
     return _from_record(tower, record, representation, rule)
 

@@ -28,7 +28,7 @@ class Carrier:
     """A component's part in a change.
 
     Attributes:
-        name: ``L7H3``, ``MLP 7``, ``embedding`` or ``constants``.
+        name: ``L7H3``, ``MLP 7``, ``embedding``, ``constants`` or, of an attention pool, ``pool MLP``.
         change: of its contribution along the direction, mean over pictures.
         share: of the whole change.
     """
@@ -62,6 +62,7 @@ def carriers(
     means, whole = (changes / len(before)).tolist(), changes.sum().item() / len(before)
     names = [f"L{layer}H{head}" for layer in range(tower.n_layers) for head in range(tower.n_heads)]
     names += [f"MLP {layer}" for layer in range(tower.n_layers)] + ["embedding", "constants"]
+    names += ["pool MLP"] * (len(means) - len(names))
     found = [Carrier(name, mean, mean / whole) for name, mean in zip(names, means, strict=True)]
     return sorted(found, key=lambda each: -abs(each.change))
 
@@ -70,5 +71,6 @@ def _along(model: HookedCLIP, pixels: Tensor, direction: Tensor) -> Float[Tensor
     parts = model.decompose(model.normalize(pixels))
     direction = direction.to(parts.mlps)
     heads = parts.toward(direction[None])[..., 0].flatten(1)
-    others = torch.cat([parts.mlps, parts.embedding[:, None], parts.bias[:, None]], dim=1) @ direction
+    single = [each[:, None] for each in (parts.embedding, parts.bias, parts.pool_mlp) if each is not None]
+    others = torch.cat([parts.mlps, *single], dim=1) @ direction
     return torch.cat([heads, others], dim=1).float()

@@ -27,7 +27,7 @@ from torch import Tensor
 from clip_decomp.data.sets import ImageSet
 from clip_decomp.errors import SettingError
 from clip_decomp.model import HookedCLIP
-from clip_decomp.models.hooked_block import Record
+from clip_decomp.models.recording import Record
 
 from .defended import ImageSideDefense
 from .deviation import observe_clean

@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clip_decomp.decompose import observe
+from clip_decomp.methods.attention import patch_grid
 from clip_decomp.model import HookedCLIP
-from clip_decomp.models.hooked_block import Record
+from clip_decomp.models.recording import Record
 
 from .deviation import Deviation
 
@@ -93,10 +94,13 @@ def _deviant(
     model: HookedCLIP, deviation: Deviation, record: Record, layer: int, head: int, value: float
 ) -> DeviantHead:
     spread = deviation.heads
-    direction = spread.precision[layer, head] @ (record.z[layer][0, head].float() - spread.mean[layer, head])
-    weighted = record.attention[layer][0, head, :, None] * record.values[layer][0, :, head].float()
-    rows, columns = model.visual.grid
-    patches = (weighted @ direction)[1 : 1 + rows * columns].reshape(rows, columns)
+    z, reach = record.z[layer][0, head].float(), record.reach[layer]
+    row = (record.attention[layer] if reach is None else reach)[0, head].float()
+    if z.ndim > 1:  # pool heads, whose mean is observed
+        z, row = z.mean(0), row.mean(0)
+    direction = spread.precision[layer, head] @ (z - spread.mean[layer, head])
+    weighted = row[:, None] * record.values[layer][0, :, head].float()
+    patches = patch_grid(weighted @ direction, model.visual.grid, prefix=model.visual.n_prefix)
     return DeviantHead(layer, head, value, tail_probability(value), patches.cpu())
 
 

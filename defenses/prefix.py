@@ -26,7 +26,8 @@ class Prefix:
 
     Attributes:
         residual: the stream as it enters block ``first``.
-        targets: class tokens behind every block from ``first`` on, in the unprompted tower.
+        targets: class tokens behind every block from ``first`` on, in the unprompted tower; where the readout averages
+            patches, their means.
     """
 
     first: int
@@ -53,8 +54,7 @@ class Prefix:
             first: the first prompted block.
             file: where the streams are kept; in memory if None.
         """
-        tokens, layers = 1 + tower.grid[0] * tower.grid[1], tower.n_layers - first
-        size = (len(images), tokens, tower.d_model)
+        layers, size = tower.n_layers - first, (len(images), tower.parts.n_tokens, tower.d_model)
         residual = torch.empty(size) if file is None else _mapped(file, size)
         targets = torch.empty(len(images), layers, tower.d_model)
         device = next(tower.parameters()).device
@@ -74,12 +74,16 @@ def class_tokens(
 ) -> tuple[Float[Tensor, "batch d_embed"], Float[Tensor, "batch layer d_model"]]:
     """Representations from the stream that enters block ``first``, and the class token behind every block from there.
 
-    Prompts that are attached to the tower as keys take part. The last block works for the class token alone.
+    Where the readout averages patches, their mean stands for the class token. Prompts that are attached to the tower as
+    keys take part. The last block works for what is read alone.
+
+    Raises:
+        ModelError: the tower reads by an attention pool.
     """
     tokens: list[Tensor] = []
     for block in tower.blocks[first:]:
-        stream = block(stream, rows=1 if block is tower.blocks[-1] else None)
-        tokens.append(stream[:, 0])
+        stream = block(stream, rows=tower.readout.reader.last_rows if block is tower.blocks[-1] else None)
+        tokens.append(tower.readout.summary(stream))
     return tower.read(stream), torch.stack(tokens, dim=1)
 
 

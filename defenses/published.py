@@ -8,8 +8,10 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from clip_decomp.errors import ModelError
 from clip_decomp.model import HookedCLIP
 from clip_decomp.prompts import DeepVisualPrompts
 
@@ -25,6 +27,8 @@ def published_rvpt_loss(
 ) -> Float[Tensor, ""]:
     """Equations 2 to 6 of RVPT: two full passes through open_clip's own blocks, prompts appended and cut off."""
     tower, first = model.visual.tower, prompts.blocks[0]
+    if not isinstance(tower, VisionTransformer) or not model.visual.reads_class_token:
+        raise ModelError(f"The published RVPT is written for open_clip's class-token towers, not {model.name}'s.")
     blocks = cast(Sequence[nn.Module], tower.transformer.resblocks)
     with torch.no_grad():
         plain, targets = model.visual.embed(images), []

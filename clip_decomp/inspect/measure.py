@@ -123,7 +123,7 @@ def _check(head: Head, data: ImageSet, trigger: Trigger | None, n_images: int, r
     if len(data) < 2 * n_images:
         raise DataError(f"{data.name}: {len(data)} images cannot show the {n_images} most and {n_images} least pushed.")
     tower = head.model.visual
-    needed = min(rank, tower.d_model // tower.n_heads, tower.d_embed)
+    needed = min(rank, tower.blocks[0].attn.d_head * tower.readout.rows, tower.d_embed)
     half = _FOLDS // 2 * (len(data) // _FOLDS)
     if trigger is not None and half < needed:
         least = _FOLDS * -(-needed // (_FOLDS // 2))

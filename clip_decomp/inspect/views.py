@@ -18,6 +18,7 @@ from torch import Tensor
 from ..attacks.triggers import Trigger
 from ..contributions import pictures
 from ..data.sets import ImageSet
+from ..methods.attention import patch_grid
 from .head import Head
 from .result import Pushes, Shown, Side, Source, TextView
 
@@ -94,12 +95,12 @@ def _pushes(
     maps: dict[int, Tensor],
     text: int,
 ) -> Pushes:
-    rows, columns = head.model.visual.grid
+    tower = head.model.visual
     found = []
     for place in chosen.tolist():
         number = int(passed.numbers[place])
         tokens = maps[number][:, text]
-        patches = tokens[1 : 1 + rows * columns].reshape(rows, columns)
+        patches = patch_grid(tokens, tower.grid, prefix=tower.n_prefix)
         rest = float(tokens.sum() - patches.sum())
         name = data.class_names[int(passed.labels[place])]
         found.append(Shown(number, name, float(push[place]), patches.numpy(), rest))

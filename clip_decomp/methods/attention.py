@@ -74,41 +74,56 @@ class TokenShares:
         return self.to_frame().to_html(float_format=lambda x: f"{x:.3f}")
 
 
-def patch_grid(values: Float[Tensor, "*axes"], grid: tuple[int, int], dim: int = -1) -> Float[Tensor, "*more"]:
+def patch_grid(
+    values: Float[Tensor, "*axes"], grid: tuple[int, int], dim: int = -1, prefix: int = 1
+) -> Float[Tensor, "*more"]:
     """A token axis as two axes, row and column of patches; class token and prompts are left out.
 
     Args:
         grid: patches along rows and columns: ``model.visual.grid``.
         dim: the token axis.
+        prefix: tokens before the patches, the class token in most towers: ``model.visual.n_prefix``.
 
     Raises:
         SettingError: fewer tokens than the grid has patches, and a class token.
     """
     rows, columns = grid
-    if values.shape[dim] < 1 + rows * columns:
+    if values.shape[dim] < prefix + rows * columns:
+        start = "A class token and " if prefix == 1 else f"{prefix} tokens before and "
         raise SettingError(
-            f"A class token and {rows} x {columns} patches are {1 + rows * columns} tokens, "
+            f"{start}{rows} x {columns} patches are {prefix + rows * columns} tokens, "
             f"but axis {dim} of {list(values.shape)} has {values.shape[dim]}."
         )
-    return values.narrow(dim, 1, rows * columns).unflatten(dim, (rows, columns))
+    return values.narrow(dim, prefix, rows * columns).unflatten(dim, (rows, columns))
 
 
-def split_tokens(attention: Float[Tensor, "batch layer head token"], grid: tuple[int, int]) -> TokenShares:
+def split_tokens(
+    attention: Float[Tensor, "batch layer head token"], grid: tuple[int, int], prefix: int = 1
+) -> TokenShares:
     """Share of every head's readout row that goes to the class token, to the patches and to prompts.
 
     Args:
-        attention: :attr:`Decomposition.attention <clip_decomp.decomposition.Decomposition.attention>`. Tokens after
-            the patches are prompts; without any, their share is 0.
+        attention: :attr:`Decomposition.attention <clip_decomp.decomposition.Decomposition.attention>`; of an attention
+            pool that of one pool head, or their mean. Tokens after the patches are prompts; without any, their share
+            is 0.
+        prefix: tokens before the patches: ``model.visual.n_prefix``. Registers count with the class token.
     """
     if attention.ndim != 4:
-        raise SettingError(f"Attention must be [batch, layer, head, token], not {list(attention.shape)}.")
-    patches = patch_grid(attention, grid).sum((-2, -1))
-    return TokenShares(attention[..., 0], patches, attention[..., 1 + grid[0] * grid[1] :].sum(-1))
+        raise SettingError(
+            f"Attention must be [batch, layer, head, token], not {list(attention.shape)}: of an attention pool choose "
+            "one pool head, or take their mean."
+        )
+    patches = patch_grid(attention, grid, prefix=prefix).sum((-2, -1))
+    prompts = attention[..., prefix + grid[0] * grid[1] :].sum(-1)
+    return TokenShares(attention[..., :prefix].sum(-1), patches, prompts)
 
 
-def attention_maps(dec: Decomposition, grid: tuple[int, int]) -> Float[Tensor, "batch layer head row column"]:
-    """The readout row of every head on the grid of patches; 1 minus its sum is what other tokens get."""
-    return patch_grid(dec.attention, grid)
+def attention_maps(dec: Decomposition, grid: tuple[int, int]) -> Float[Tensor, "batch layer head *pool row column"]:
+    """The readout row of every head on the grid of patches; 1 minus its sum is what other tokens get.
+
+    In attention-pooled towers there is a row for every pool head.
+    """
+    return patch_grid(dec.attention, grid, prefix=dec.n_prefix)
 
 
 def head_maps(
@@ -127,7 +142,7 @@ def head_maps(
         SettingError: decomposed without ``tokens=True``, no such head, or text features of another width or not finite.
     """
     check_texts(text_features, dec.embedding.shape[-1])
-    return patch_grid(dec.token_map(text_features, layers, heads), grid, dim=3)
+    return patch_grid(dec.token_map(text_features, layers, heads), grid, dim=3, prefix=dec.n_prefix)
 
 
 def relevance(
@@ -157,7 +172,7 @@ def relevance(
     total = torch.zeros((), device=dec.z.device)
     for layer in chosen:
         total = total + dec.token_map(text_features, [layer], heads).sum((1, 2))
-    return patch_grid(total, grid, dim=1)
+    return patch_grid(total, grid, dim=1, prefix=dec.n_prefix)
 
 
 def upsample(

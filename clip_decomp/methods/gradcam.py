@@ -7,8 +7,8 @@ With :math:`a_n` the activation of patch :math:`n` at some place in the tower an
            w_{t,d} = \frac{1}{N} \sum_{n=1}^{N} \frac{\partial s_t}{\partial a_{n,d}}
 
 In a vision transformer the class token is left out of the average and of the map, and the place is the input of the
-last block's attention, as in pytorch-grad-cam: later patches are not read any more. Residual networks go through
-captum's ``LayerGradCam``.
+last block's attention, as in pytorch-grad-cam: later patches are not read any more, but where the readout
+pools them. Residual networks go through captum's ``LayerGradCam``.
 
 Limits: a local, linear view. Where a feature has already decided the target, more of it raises nothing, and it may
 vanish from the map: in ``world/badnet`` the maps of triggered pictures toward the attack's target leave the trigger
@@ -39,6 +39,8 @@ from torch import Tensor, nn
 from ..data.sets import BATCH_SIZE
 from ..errors import ModelError, SettingError
 from ..model import HookedCLIP
+from ..models.hooked_vit import HookedViT
+from ..models.partless import PartlessTower
 from .attention import check_texts, patch_grid
 from .patterns import check_ready
 
@@ -113,6 +115,8 @@ def gradcam(
         ModelError: the tower is in training mode.
     """
     tower = model.visual
+    if isinstance(tower, PartlessTower):
+        tower.refuse()
     scale = _scale(of, model.logit_scale)
     place = _place(model, layer, at)
     # Outside of a caller's no_grad or inference_mode; copies, for tensors made in the latter take no part in autograd.
@@ -131,7 +135,7 @@ def gradcam(
             with tower.hooks(fwd_hooks=[(place, cut)]):
                 target = scale * F.normalize(tower(batch).float(), dim=-1) @ texts.T
             gradients = [_gradient(column.sum(), kept[0]) for column in target.unbind(1)]
-            maps.append(_maps(kept[0].detach(), torch.stack(gradients), tower.grid, place))
+            maps.append(_maps(kept[0].detach(), torch.stack(gradients), tower, place))
             targets.append(target.detach())
     return GradCAM(torch.cat(maps), torch.cat(targets), layer % tower.n_layers, place, of)
 
@@ -223,11 +227,11 @@ def _gradient(target: Tensor, activation: Tensor) -> Tensor:
 def _maps(
     activation: Float[Tensor, "batch token *axes"],
     gradients: Float[Tensor, "text batch token *axes"],
-    grid: tuple[int, int],
+    tower: HookedViT,
     place: str,
 ) -> Float[Tensor, "batch row column text"]:
-    values = patch_grid(activation.float().flatten(2), grid, dim=1)
-    slopes = patch_grid(gradients.float().flatten(3), grid, dim=2)
+    values = patch_grid(activation.float().flatten(2), tower.grid, dim=1, prefix=tower.n_prefix)
+    slopes = patch_grid(gradients.float().flatten(3), tower.grid, dim=2, prefix=tower.n_prefix)
     if not slopes.any():
         raise SettingError(
             f"Patches at {place} do not reach the representation, which reads the class token: their gradient is zero. "

@@ -1,10 +1,12 @@
 r"""Single MLP neurons: what each writes into the representation.
 
-A neuron's direct contribution is its activation at the class token times its row of the output matrix, read as
-everything else is: :math:`a_n\, W_{proj}[n] W_{read} / \sigma`. The neurons of a layer add up to its MLP, whose output
-bias is in the decomposition's ``bias``.
+A neuron's direct contribution is its activation at the class token (in towers that average patches, its mean over them)
+times its row of the output matrix, read as everything else is: :math:`a_n\, W_{proj}[n] W_{read} / \sigma`. The neurons
+of a layer add up to its MLP, whose output bias is in the decomposition's ``bias``. In a gated MLP a neuron is what
+enters the output matrix.
 
-Limits: exact convention only; the paper's spreads constants over whole MLPs and says nothing about neurons.
+Limits: exact convention only; the paper's spreads constants over whole MLPs and says nothing about neurons. Towers that
+read through an attention pool, with a matrix for every pool head, are refused.
 
 Example:
     >>> import clip_decomp
@@ -24,11 +26,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..decompose import read_matrix
+from ..decompose import decompose, read_matrix
 from ..decomposition import Decomposition
-from ..errors import SettingError
+from ..errors import ModelError, SettingError
 from ..model import HookedCLIP
-from ..models.hooked_block import HookedBlock
+from ..models.recording import FirstToken, Record, wide
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def decompose_neurons(
 
     Raises:
         SettingError: there is no such layer.
+        ModelError: the tower reads through an attention pool.
     """
     tower = model.visual
     for layer in layers:
@@ -106,19 +109,24 @@ def decompose_neurons(
     kept: dict[str, Tensor] = {}
 
     def keep(post: Float[Tensor, "batch token neuron"], hook) -> None:
-        kept[hook.name] = post[:, 0].float()
+        kept[hook.name] = wide(tower.readout.reader.take(post))
 
-    names = [f"blocks.{layer}.mlp.hook_post" for layer in layers]
+    record, names = Record(), [f"blocks.{layer}.mlp.hook_post" for layer in layers]
+    read = read_matrix(tower) if layers else None
     with tower.hooks(fwd_hooks=[(name, keep) for name in names]):
-        dec = model.decompose(images)
-    read = read_matrix(tower)
-    return dec, [
-        Neurons(layer, kept[name] * dec.scale[:, None], _output(tower.blocks[layer]) @ read)
-        for layer, name in zip(layers, names, strict=True)
-    ]
+        dec = decompose(tower, images.to(model.device), record=record)
+    found = []
+    for layer, name in zip(layers, names, strict=True):
+        activations = _pooled(kept[name], record, layer) * dec.scale[:, None]
+        found.append(Neurons(layer, activations, tower.blocks[layer].w_neurons @ read))
+    return dec, found
 
 
-def _output(block: HookedBlock) -> Float[Tensor, "neuron d_model"]:
-    """An MLP's output matrix with LayerScale folded in."""
-    scale = block.mlp_scale
-    return block.mlp.w_out.float() * (scale.float() if isinstance(scale, Tensor) else scale)
+def _pooled(post: Tensor, record: Record, layer: int) -> Float[Tensor, "batch neuron"]:
+    """Activations as the readout reads them, over the norm behind the MLP if there is one."""
+    behind = record.mlp_norm[layer]
+    if behind is not None and not isinstance(record.how, FirstToken):
+        raise ModelError("Neurons before a norm behind their MLP can be read at a class token only.")
+    if record.weights is not None:
+        return torch.einsum("bt,btn->bn", record.weights[:, 0], post[:, : record.weights.shape[-1]])
+    return post if behind is None else post * behind[:, None]

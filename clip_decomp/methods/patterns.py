@@ -1,7 +1,8 @@
 r"""Full attention patterns, reduced as the layers are computed: rollout, and attention between groups of tokens.
 
 Rollout (Abnar and Zuidema 2020) is the readout row of :math:`\prod_l (r I + (1 - r)\, \bar A_l)`, with
-:math:`\bar A_l` the mean over heads and :math:`r` the share of the residual stream.
+:math:`\bar A_l` the mean over heads and :math:`r` the share of the residual stream. The readout row is the class
+token's, the mean of those that are averaged, or what an attention pool pays (mean over its heads).
 
 Patterns of [batch, head, token, token] live as long as their layer runs; what is kept is one matrix, or a few numbers a
 head.
@@ -31,11 +32,13 @@ from torch import Tensor, nn
 from ..data.sets import BATCH_SIZE
 from ..errors import DataError, ModelError, SettingError
 from ..model import HookedCLIP
+from ..models.pooling import AttentionPooled
+from ..models.readouts import Readout
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Groups of tokens, in their order.
+#: Groups of tokens, in their order; registers count with the class token.
 GROUPS = ("class token", "patches", "prompts")
 
 
@@ -45,7 +48,7 @@ class GroupAttention:
 
     Attributes:
         values: attention of the first group toward all tokens of the second; what a group pays adds up to 1.
-        groups: those that the tower has: prompts only while some are attached.
+        groups: those that the tower has: prompts only while some are attached, a class token in most towers.
         layers: which they are.
     """
 
@@ -86,7 +89,7 @@ def rollout(
     discard: float = 0.0,
     batch_size: int = BATCH_SIZE,
 ) -> Float[Tensor, "batch token"]:
-    """Attention rollout: how much of the class token's output comes from each input token, by attention alone.
+    """Attention rollout: how much of what the readout reads comes from each input token, by attention alone.
 
     Layers are multiplied up as they are computed, so one matrix of [batch, token, token] is all that is kept. Prompts
     that a block sees and drops (:mod:`clip_decomp.prompts`) are input tokens of their own behind the others, those of
@@ -112,10 +115,12 @@ def rollout(
         path = _Path(residual, discard)
         hooks = [(_pattern(layer), path.multiply) for layer in chosen]
         hooks += [(f"blocks.{layer}.hook_resid_post", path.count) for layer in range(model.visual.n_layers)]
+        readout = model.visual.readout
+        if isinstance(readout, AttentionPooled):
+            hooks.append(("attn_pool.attn.hook_pattern", path.pooled))
         with model.visual.hooks(fwd_hooks=hooks):
             model.visual(batch)
-        assert path.product is not None
-        rows.append(path.product[:, 0])
+        rows.append(path.read(readout))
     return torch.cat(rows)
 
 
@@ -137,14 +142,14 @@ def attention_between(
     """
     chosen = _layers(model, layers)
     check_ready(model.visual.tower, images)
-    n_patches = model.visual.grid[0] * model.visual.grid[1]
+    prefix, n_patches = model.visual.n_prefix, model.visual.grid[0] * model.visual.grid[1]
+    groups = GROUPS if prefix else GROUPS[1:]
     totals: dict[str, Tensor] = {}
 
     def add(pattern: Tensor, hook: nn.Module) -> None:
         if pattern.shape[2] < pattern.shape[3]:
             raise SettingError("Prompts attached as keys attend to nothing: attach them as tokens.")
-        parts = [1, n_patches, pattern.shape[-1] - 1 - n_patches]
-        parts = parts if parts[-1] else parts[:-1]
+        parts = [part for part in (prefix, n_patches, pattern.shape[-1] - prefix - n_patches) if part]
         toward = torch.stack([part.sum(-1) for part in pattern.float().split(parts, dim=-1)], dim=-1)
         of = torch.stack([part.mean(2) for part in toward.split(parts, dim=2)], dim=2)
         totals[hook.name] = totals.get(hook.name, 0) + of.sum(0, dtype=torch.float64)
@@ -154,9 +159,9 @@ def attention_between(
             model.visual(batch)
     found = [totals[_pattern(layer)] / len(images) for layer in chosen]
     if len({each.shape for each in found}) > 1:
-        with_prompts = [layer for layer, each in zip(chosen, found, strict=True) if each.shape[-1] == len(GROUPS)]
+        with_prompts = [layer for layer, each in zip(chosen, found, strict=True) if each.shape[-1] == len(groups)]
         raise SettingError(f"Only layers {with_prompts} have prompts: ask for layers with or without them.")
-    return GroupAttention(torch.stack(found).float(), GROUPS[: found[0].shape[-1]], tuple(chosen))
+    return GroupAttention(torch.stack(found).float(), groups[: found[0].shape[-1]], tuple(chosen))
 
 
 def check_ready(tower: nn.Module, images: Tensor) -> None:
@@ -194,6 +199,20 @@ class _Path:
         self.residual, self.discard = residual, discard
         self.product: Float[Tensor, "batch token token"] | None = None
         self.passed: int | None = None
+        self.row: Float[Tensor, "batch token"] | None = None
+
+    def pooled(self, pattern: Float[Tensor, "batch pool 1 token"], hook: nn.Module) -> None:
+        """What an attention pool pays to the tokens that it sees."""
+        self.row = pattern[:, :, 0].float().mean(1)
+
+    def read(self, readout: Readout) -> Float[Tensor, "batch token"]:
+        """The readout's row of the product."""
+        assert self.product is not None
+        if isinstance(readout, AttentionPooled):
+            assert self.row is not None
+            rows = self.product[:, readout.start : readout.start + self.row.shape[1]]
+            return (self.row[:, None] @ rows)[:, 0]
+        return readout.summary(self.product)
 
     def count(self, stream: Tensor, hook: nn.Module) -> None:
         """Prompts may have been dropped behind a block: what is attached to its output was attached before us."""

@@ -195,8 +195,15 @@ def _directions(
     """Unit features: class tokens of all layers, averaged patches of all layers, representation."""
     kept: dict[int, tuple[Tensor, Tensor]] = {}
     rows, columns = model.visual.grid
+    prefix = model.visual.n_prefix
+    if not prefix:
+        raise ModelError(
+            f"The tower of {model.name} has no class token, whose resistivity beside the patches' is compared: take a "
+            "model that has one."
+        )
+    places = slice(prefix, prefix + rows * columns)
     hooks: list[tuple[str, Callable]] = [
-        (_hook_name(layer), partial(_keep, kept=kept, layer=layer, n_patches=rows * columns)) for layer in layers
+        (_hook_name(layer), partial(_keep, kept=kept, layer=layer, places=places)) for layer in layers
     ]
     images = model.normalize(pixels).to(model.device)
     representation = model.visual.run_with_hooks(images, fwd_hooks=hooks)
@@ -215,10 +222,10 @@ def _keep(
     hook: HookPoint,
     kept: dict[int, tuple[Tensor, Tensor]],
     layer: int,
-    n_patches: int,
+    places: slice,
 ) -> None:
     """Keep class token and averaged patches of a residual stream, which itself is left as it is and forgotten."""
-    kept[layer] = stream[:, 0], stream[:, 1 : 1 + n_patches].mean(1, dtype=torch.float64)
+    kept[layer] = stream[:, 0], stream[:, places].mean(1, dtype=torch.float64)
 
 
 def _unit(

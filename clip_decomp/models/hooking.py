@@ -16,6 +16,7 @@ from .hooked_resnet import HookedResNet
 from .hooked_vit import HookedViT
 from .unhooked import UnhookedTower
 
+#: What an image tower can be seen as.
 Tower = HookedViT | HookedResNet | UnhookedTower
 
 
@@ -27,3 +28,13 @@ def hook(visual: nn.Module) -> Tower:
         return HookedViT(visual)
     except ModelError as reason:
         return UnhookedTower(visual, str(reason))
+
+
+def drops(visual: nn.Module) -> bool:
+    """Whether a tower leaves out activations or residual paths at random while it trains; patches do not count."""
+    kinds = (("Dropout", "p"), ("DropPath", "drop_prob"))
+    return any(
+        type(module).__name__ == kind and getattr(module, share) > 0
+        for module in visual.modules()
+        for kind, share in kinds
+    )

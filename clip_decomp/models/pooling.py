@@ -18,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from ..errors import ModelError
 from .hooked_parts import HookedAttention, HookedMLP, HookedNorm
 from .readouts import Output, Reading, ReadMap, Readout
-from .recording import EveryToken, FirstToken, Record, wide
+from .recording import EveryToken, Record, wide
 from .towers.parts import AttentionParts, MLPParts
 
 
@@ -88,11 +89,18 @@ class AttentionPooled(Readout):
         """The first query's output."""
         own = None
         if record is not None:
-            own = record.pool = Record(reader=FirstToken())
+            own = record.pool = Record()
         pooled = self.pool(self.norm(stream)[:, self.start :], own)
         if record is not None:
             record.pooled = pooled[:, 0]
         return self.output((pooled if self.norm_behind is None else self.norm_behind(pooled))[:, 0])
+
+    def summary(self, stream: Tensor) -> Tensor:
+        """Refused."""
+        raise ModelError(
+            "This tower reads by an attention pool, so no single token or average stands for a picture within it: take "
+            "a model that reads its class token or averages patches."
+        )
 
     def read_map(self, center: bool = True) -> ReadMap:
         """To the values of every pool head, and from there through its output."""

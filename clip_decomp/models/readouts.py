@@ -18,14 +18,14 @@ readout                             rows                              where
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .hooked_parts import HookedNorm
-from .recording import Average, EveryToken, FirstToken, Reader, Record, wide
+from .recording import CLASS_TOKEN, Average, EveryToken, Reader, Record, wide
 
 
 class Output(ABC):
@@ -166,6 +166,14 @@ class Readout(ABC):
         """Representations from the final stream."""
 
     @abstractmethod
+    def summary(self, stream: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch width"]:
+        """One vector an image, anywhere in the tower: that of the class token, or the mean of those that are averaged.
+
+        Raises:
+            ModelError: an attention pool, whose weights are known at the end only.
+        """
+
+    @abstractmethod
     def read_map(self, center: bool = True) -> ReadMap:
         """Matrices of the rows.
 
@@ -211,8 +219,12 @@ class _OneRow(Readout):
 class ClassToken(_OneRow):
     """``LN(z_cls) @ P``."""
 
-    reader = FirstToken()
+    reader = CLASS_TOKEN
     describes = "class token"
+
+    def summary(self, stream: Tensor) -> Tensor:
+        """The first token."""
+        return stream[:, 0]
 
     def __call__(self, stream: Tensor, record: Record | None = None) -> Tensor:
         """Only the first token is normed."""
@@ -225,12 +237,15 @@ class PooledThenNormed(_OneRow):
 
     start: int
     stop: int
+    reader: Reader = field(init=False)
     describes = "average, then norm"
 
-    @property
-    def reader(self) -> Reader:
-        """The mean of the same tokens."""
-        return Average(self.start, self.stop)
+    def __post_init__(self):
+        object.__setattr__(self, "reader", Average(self.start, self.stop))
+
+    def summary(self, stream: Tensor) -> Tensor:
+        """Their mean."""
+        return stream[:, self.start : self.stop].mean(1)
 
     def __call__(self, stream: Tensor, record: Record | None = None) -> Tensor:
         """One norm an image."""
@@ -245,6 +260,10 @@ class NormedThenPooled(_OneRow):
     stop: int
     reader = EveryToken()
     describes = "norm, then average"
+
+    def summary(self, stream: Tensor) -> Tensor:
+        """Their mean."""
+        return stream[:, self.start : self.stop].mean(1)
 
     def __call__(self, stream: Tensor, record: Record | None = None) -> Tensor:
         """One norm a token."""

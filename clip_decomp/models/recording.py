@@ -102,6 +102,10 @@ class FirstToken(Reader):
         return (scores if heard.bias is None else scores + heard.bias[:, :, 0]).softmax(-1)
 
 
+#: One is enough, and a compiled graph cannot make one.
+CLASS_TOKEN = FirstToken()
+
+
 @dataclass(frozen=True)
 class ChosenToken(Reader):
     """One token of each input, such as the end of a text."""
@@ -168,7 +172,7 @@ class Record:
         edit_z: what the class token's z of a layer is replaced by, from the layer's number and what it is. Unlike a
             hook it belongs to one pass, so passes of several threads do not meet.
         rows: keep attention rows.
-        reader: how tokens are reduced; the tower sets it.
+        reader: how tokens are reduced, at the class token if None; the tower sets it.
         embedding: residual stream before the first block, of the readout.
         z: attention-weighted values of the readout, over the block's own norms where it has some.
         attention: the readout's row of the attention pattern.
@@ -178,6 +182,7 @@ class Record:
         attention_norm, mlp_norm: what norms behind attention and MLP multiply, of the readout; None without them.
         final: the residual stream after the last block, of the readout.
         stream: the same at every token, where the readout needs it.
+        weights: of tokens, with everything that scales them, where they are known at the end only.
         pool: of the attention pool, if there is one; its ``mlp`` is the pool's.
         pooled: what the norm behind the pool takes.
     """
@@ -185,7 +190,7 @@ class Record:
     tokens: bool = False
     edit_z: Callable[[int, Float[Tensor, "batch head d_head"]], Float[Tensor, "batch head d_head"]] | None = None
     rows: bool = True
-    reader: Reader = field(default_factory=FirstToken)
+    reader: Reader | None = None
     embedding: Float[Tensor, "batch d_model"] | None = None
     z: list[Float[Tensor, "batch head d_head"]] = field(default_factory=list)
     attention: list[Float[Tensor, "batch head token"]] = field(default_factory=list)
@@ -196,14 +201,20 @@ class Record:
     mlp_norm: list[Float[Tensor, " batch"] | None] = field(default_factory=list)
     final: Float[Tensor, "batch d_model"] | None = None
     stream: Float[Tensor, "batch token d_model"] | None = None
+    weights: Float[Tensor, "batch pool token"] | None = None
     pool: Record | None = None
     pooled: Float[Tensor, "batch d_pool"] | None = None
     _heard: list[Heard] = field(default_factory=list)
 
+    @property
+    def how(self) -> Reader:
+        """How tokens are reduced."""
+        return CLASS_TOKEN if self.reader is None else self.reader
+
     def began(self, stream: Float[Tensor, "batch token d_model"]) -> None:
         """A block begins; the first one's input is the embedding."""
         if self.embedding is None:
-            self.embedding = self.reader.take(stream)
+            self.embedding = self.how.take(stream)
 
     def attended(self, heard: Heard, behind: Float[Tensor, "batch row 1"] | None = None) -> None:
         """A block's attention is done.
@@ -215,37 +226,37 @@ class Record:
         if behind is not None:
             scale = behind if scale is None else scale * behind
         z = heard.z if scale is None else heard.z * scale[..., None]
-        self.z.append(self.reader.take(z))
-        self.attention_norm.append(None if behind is None else self.reader.take(behind)[..., 0])
+        self.z.append(self.how.take(z))
+        self.attention_norm.append(None if behind is None else self.how.take(behind)[..., 0])
         if self.tokens:
             self.values.append(heard.v)
         if not self.rows:
             return
-        if self.reader.deferred:
+        if self.how.deferred:
             kept = (heard.q, heard.k) if heard.pattern is None else (heard.q[:, :0], heard.k[:, :0])
             self._heard.append(Heard(heard.z[:, :0], *kept, heard.v[:, :0], heard.pattern, heard.bias, scale))
             return
-        row = self.reader.row(heard)
+        row = self.how.row(heard)
         self.attention.append(row)
         self.reach.append(None if scale is None or not self.tokens else self._scaled_row(heard, scale, row))
 
     def _scaled_row(self, heard: Heard, scale: Tensor, row: Tensor) -> Tensor:
-        if isinstance(self.reader, Average):
-            weights = torch.zeros_like(scale[:, : self.reader.stop, 0])
-            part = slice(self.reader.start, self.reader.stop)
-            weights[:, part] = scale[:, part, 0] / (self.reader.stop - self.reader.start)
+        if isinstance(self.how, Average):
+            weights = torch.zeros_like(scale[:, : self.how.stop, 0])
+            part = slice(self.how.start, self.how.stop)
+            weights[:, part] = scale[:, part, 0] / (self.how.stop - self.how.start)
             return heard.rows(weights[:, None])[:, :, 0]
         return row * scale[:, 0, None]
 
     def wrote(self, mlp: Float[Tensor, "batch row d_model"], behind: Float[Tensor, "batch row 1"] | None) -> None:
         """A block's MLP is done."""
-        self.mlp.append(self.reader.take(mlp))
-        self.mlp_norm.append(None if behind is None else self.reader.take(behind)[..., 0])
+        self.mlp.append(self.how.take(mlp))
+        self.mlp_norm.append(None if behind is None else self.how.take(behind)[..., 0])
 
     def ended(self, stream: Float[Tensor, "batch token d_model"]) -> None:
         """The last block is done."""
-        self.final = self.reader.take(stream)
-        if self.reader.deferred:
+        self.final = self.how.take(stream)
+        if self.how.deferred:
             self.stream = stream
 
     def contract(self, weights: Float[Tensor, "batch pool token"], attending: Float[Tensor, "_ pool token"]) -> None:
@@ -267,6 +278,7 @@ class Record:
 
         assert self.embedding is not None
         assert self.stream is not None
+        self.weights = weights
         self.embedding, self.final = pooled(self.embedding), pooled(self.stream)
         self.mlp = [pooled(each) for each in self.mlp]
         self.attention_norm = [None if each is None else pooled(each) for each in self.attention_norm]

@@ -72,3 +72,16 @@ def test_every_name_is_in_one_family():
     found = {name: FOUND[name] if name in FOUND else family(name, shrunk(name)) for name in NAMES}
     assert len(NAMES) == 144
     assert Counter(found.values()) == COUNTS
+
+
+@torch.no_grad()
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_contributions_add_up_at_full_width(name):
+    visual = shrunk(name, layers=2, d_head=None, grid=None)
+    tower = hook(visual)
+    if isinstance(tower, PartlessTower):
+        pytest.skip("has no parts")
+    images = pictures(tower, 1)
+    assert tower.image_size == tower.parts.image_size[1]
+    assert error(decompose(tower, images).sum(), encoded(visual, images)) < 1e-5
