@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .convention import EXACT, Convention, convention
@@ -21,6 +21,7 @@ from .decomposition import Decomposition
 from .errors import ModelError
 from .folded import FoldedHeads
 from .models.hooked_block import Constants
+from .models.hooked_text import HookedText, UnhookedText
 from .models.hooked_vit import HookedViT
 from .models.partless import PartlessTower
 from .models.readouts import Reading, ReadMap
@@ -59,7 +60,36 @@ def decompose(
         )
     record = Record() if record is None else record
     record.tokens = tokens
-    representation = wide(tower(images, record))
+    return _recorded(tower, images, record, rule)
+
+
+def decompose_text(
+    tower: HookedText | UnhookedText,
+    ids: Int[Tensor, "text position"],
+    tokens: bool = False,
+    convention_name: str | Convention = EXACT,
+) -> Decomposition:
+    """Decompose the representations of texts in one forward pass.
+
+    Tokens are positions of the text, start and end tokens included, up to the longest text's end where nothing behind
+    it can matter; CoCa's class token is behind them.
+
+    Args:
+        ids: token ids.
+
+    Raises:
+        ModelError: the tower is in training mode, or its parts are not known.
+        SettingError: an unknown convention.
+    """
+    rule = convention(convention_name)
+    if isinstance(tower, UnhookedText):
+        tower.refuse()
+    tower.check_mode()
+    return _recorded(tower, ids, Record(tokens=tokens), rule)
+
+
+def _recorded(tower: HookedViT | HookedText, inputs: Tensor, record: Record, rule: Convention) -> Decomposition:
+    representation = wide(tower(inputs, record))
     return _from_record(tower, record, representation, rule)
 
 
@@ -122,7 +152,7 @@ class _Folding:
     has_scaled: bool
 
     @classmethod
-    def of(cls, tower: HookedViT, center: bool) -> _Folding:
+    def of(cls, tower: HookedViT | HookedText, center: bool) -> _Folding:
         read = tower.readout.read_map(center)
         weights = torch.stack([block.w_heads for block in tower.blocks])
         if read.outward is None:
@@ -141,7 +171,9 @@ def _stacked_constants(constants: list[Constants]) -> tuple[Tensor, Tensor]:
     return fixed, torch.stack(scaled)
 
 
-def _from_record(tower: HookedViT, record: Record, representation: Tensor, rule: Convention) -> Decomposition:
+def _from_record(
+    tower: HookedViT | HookedText, record: Record, representation: Tensor, rule: Convention
+) -> Decomposition:
     reading = tower.readout.reading(record)
     assert record.final is not None
     assert record.embedding is not None

@@ -10,20 +10,23 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
 from .convention import Convention
 from .data.images import to_pixels, to_rgb
 from .data.sets import PLAIN_TEMPLATE
-from .decompose import decompose
+from .decompose import decompose, decompose_text
 from .decomposition import Decomposition
 from .errors import SettingError
+from .models.hooked_block import attached
+from .models.hooked_text import HookedText, UnhookedText, hook_text
 from .models.hooking import Tower, hook
 from .models.partless import PartlessTower
 from .zeroshot import class_vectors
@@ -40,6 +43,7 @@ class HookedCLIP:
     Attributes:
         clip: the original open_clip model; its parameters are the only ones.
         visual: the hooked image tower.
+        text: the hooked text tower.
         tokenizer: texts to token ids.
         name: where it came from.
         card: what is known of it: architecture, recipe, attack, expected numbers.
@@ -61,6 +65,15 @@ class HookedCLIP:
         self.visual: Tower = hook(clip.visual)
         self.mean, self.std = tuple(mean), tuple(std)
         self.card, self.trigger = card or {}, trigger
+
+    @cached_property
+    def text(self) -> HookedText | UnhookedText:
+        """The hooked text tower, hooks on which :meth:`encode_text` obeys.
+
+        Raises:
+            ModelError: there is none.
+        """
+        return hook_text(self.clip)
 
     @property
     def device(self) -> torch.device:
@@ -103,8 +116,11 @@ class HookedCLIP:
         return mean, std
 
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 row column"]:
-        """A PIL image to the towers' input: resized, cropped, normalized."""
-        return self.normalize(to_pixels(to_rgb(image), self.visual.image_size).float() / 255)
+        """A PIL image to the towers' input: resized, cropped or squashed as the model's own is, normalized."""
+        own = getattr(self.clip.visual, "preprocess_cfg", {})  # open_clip's place for it
+        squash = own.get("resize_mode") == "squash"
+        resample = Image.Resampling[own.get("interpolation", "bicubic").upper()]
+        return self.normalize(to_pixels(to_rgb(image), self.visual.image_size, squash, resample).float() / 255)
 
     def encode_image(
         self, images: Float[Tensor, "batch 3 row column"], normalize: bool = False
@@ -122,12 +138,23 @@ class HookedCLIP:
         self, texts: str | Sequence[str] | Tensor, normalize: bool = False
     ) -> Float[Tensor, "text d_embed"]:
         """Text representations of strings or token ids."""
+        ids = self._ids(texts)
+        if not self._text_listened():
+            return self.clip.encode_text(ids, normalize=normalize)
+        features = self.text(ids)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def _ids(self, texts: str | Sequence[str] | Tensor) -> Int[Tensor, "text position"]:
         if not isinstance(texts, Tensor):
             texts = [texts] if isinstance(texts, str) else list(texts)
             if not texts:
                 raise SettingError("There are no texts to encode.")
             texts = self.tokenizer(texts)
-        return self.clip.encode_text(texts.to(self.device), normalize=normalize)
+        return texts.to(self.device)
+
+    def _text_listened(self) -> bool:
+        """Whether anything listens in the text tower; until someone asks for it there is no hooked one."""
+        return "text" in self.__dict__ and any(attached(point) for point in self.text.hook_dict.values())
 
     def zero_shot(
         self,
@@ -147,6 +174,15 @@ class HookedCLIP:
     ) -> Decomposition:
         """Exact direct contributions of heads, MLPs and embedding; see :mod:`clip_decomp.decomposition`."""
         return decompose(self.visual, images.to(self.device), tokens, convention)
+
+    def decompose_text(
+        self, texts: str | Sequence[str] | Tensor, tokens: bool = False, convention: str | Convention = "exact"
+    ) -> Decomposition:
+        """The same for texts, or token ids: contributions of the text tower's heads, MLPs and embedding.
+
+        Tokens are positions of the text; see :func:`clip_decomp.decompose.decompose_text`.
+        """
+        return decompose_text(self.text, self._ids(texts), tokens, convention)
 
     def head(self, layer: int, head: int) -> Head:
         """One head, to be inspected; negative places count from the end.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clip_decomp.cli.run import Clock, Device, Json, Model, Out, Seed, check_device, finish
+from clip_decomp.cli.run import Clock, Device, Json, Model, Out, Seed, finish
 from clip_decomp.results import Results
 
 
@@ -10,12 +10,12 @@ def readout(
     model: Model = "world/clean", out: Out = None, seed: Seed = 0, device: Device = "cpu", as_json: Json = False
 ) -> None:
     """Linear read-out of the world's factors (color, texture, position, ...) from a model's features."""
-    from clip_decomp.models.loading import load
+    from clip_decomp.cli.weights import open_model
 
     from ..readout import readout as read
 
     clock = Clock()
-    found = read(load(model, device=check_device(device)), seed=seed)
+    found = read(open_model(model, device), seed=seed)
     metrics = {f"world/clean/none/readout;factor={name}": each.accuracy.value for name, each in found.items()}
     metrics |= {f"world/clean/none/readout-chance;factor={name}": each.chance for name, each in found.items()}
     count = next(iter(found.values())).accuracy.count
@@ -27,12 +27,12 @@ def factors(
     model: Model = "world/clean", out: Out = None, seed: Seed = 0, device: Device = "cpu", as_json: Json = False
 ) -> None:
     """Do the heads that TEXTSPAN names for a factor of the world carry its read-out? A rank correlation for each."""
-    from clip_decomp.models.loading import load
+    from clip_decomp.cli.weights import open_model
 
     from ..factors import factor_heads
 
     clock = Clock()
-    found = factor_heads(load(model, device=check_device(device)), seed=seed)
+    found = factor_heads(open_model(model, device), seed=seed)
     metrics: dict[str, float] = {}
     rows = [("", "rank correlation (p); named head, its rank in need; most needed head")]
     for each in found:

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from . import commands
+from . import commands, weights
 
 GROUP = "clip_decomp.commands"
 
@@ -29,6 +29,7 @@ def application() -> typer.Typer:
     commands.register(app)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         entry.load()(app)
+    weights.offer(app)
     return app
 
 

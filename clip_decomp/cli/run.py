@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..data.sets import DataSet
     from ..model import HookedCLIP
 
-Model = Annotated[str, typer.Option(help="Zoo name, folder of a trained model, or open_clip name.")]
+Model = Annotated[str, typer.Option(help="Zoo name, folder, file of weights, or open_clip name.")]
 Data = Annotated[
     str | None, typer.Option(help="world[:SET], image folder, parquet file, or parquet folder; the card's by default.")
 ]
@@ -55,6 +55,7 @@ class Subject:
         """For ``results.json``."""
         return {
             "model": self.model.name,
+            **({"pretrained": self.model.card["pretrained"]} if "pretrained" in self.model.card else {}),
             "data": self.data.test.name,
             "attack": self.trigger.settings() if self.trigger is not None else None,
             "target": self.target,
@@ -98,9 +99,9 @@ def open_subject(
     from ..attacks.triggers import make_trigger
     from ..data import open_data
     from ..errors import SettingError
-    from ..models.loading import load
+    from .weights import open_model
 
-    hooked = load(model, device=check_device(device))
+    hooked = open_model(model, device)
     known = hooked.card.get("attack")
     spec = data or hooked.card.get("data")
     if spec is None or (data is None and scale_of(spec) != "world"):

@@ -139,12 +139,11 @@ def textspan_of_store(
     from ..errors import SettingError
     from ..methods.roles import role
     from ..methods.textspan import textspan
-    from ..models.loading import load
     from ..report import Section, write_report
     from ..store import open_store
     from ..texts import default_pool, encode_pool, read_pool
     from .reading import parse_layers
-    from .run import check_device
+    from .weights import open_model
 
     clock = Clock()
     for name, value in given.items():
@@ -152,7 +151,7 @@ def textspan_of_store(
             raise SettingError(f"A store has its pictures: leave {name} out, or leave --store out.")
     plan = open_store(folder).plan
     pool = read_pool(texts) if texts is not None else default_pool(plan.data["name"])
-    hooked = load(model or plan.model["name"], device=check_device(device))
+    hooked = open_model(model or plan.model["name"], device)
     store = open_store(folder, hooked)
     features = encode_pool(hooked, pool, progress=None if as_json else "texts").cpu()
     attack = plan.settings["attack"]

@@ -90,16 +90,28 @@ def _white(mode: str, values: np.ndarray) -> float:
     return 1.0 if mode == "F" and top <= 1 else 255.0
 
 
-def to_pixels(image: Image.Image, size: int) -> UInt8[Tensor, "3 row column"]:
-    """Resize the shorter side to ``size`` (bicubic) and crop the middle, as CLIP's preprocessing does."""
+def to_pixels(
+    image: Image.Image,
+    size: int,
+    squash: bool = False,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> UInt8[Tensor, "3 row column"]:
+    """Resize the shorter side to ``size`` and crop the middle, as CLIP's preprocessing does.
+
+    Args:
+        squash: resize both sides instead and crop nothing, as SigLIP's does.
+        resample: CLIP's filter by default.
+    """
     width, height = image.size
-    if (width, height) != (size, size):
+    if squash and (width, height) != (size, size):
+        image = image.resize((size, size), resample)
+    elif (width, height) != (size, size):
         short = min(width, height)
         if max(width, height) > 8 * short:  # of a very long strip only the middle is resized: it could fill the memory
             left, top = max(0, width // 2 - 4 * short), max(0, height // 2 - 4 * short)
             image = image.crop((left, top, min(width, left + 8 * short), min(height, top + 8 * short)))
         # Rounded as torchvision does.
-        image = image.resize(tuple(int(size * side / short) for side in image.size), Image.Resampling.BICUBIC)
+        image = image.resize(tuple(int(size * side / short) for side in image.size), resample)
         left, top = round((image.width - size) / 2), round((image.height - size) / 2)
         image = image.crop((left, top, left + size, top + size))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -86,13 +86,21 @@ class HookedBlock(nn.Module):
         return self.attn.beside(self._parts[0].norm1(tokens))
 
     def forward(
-        self, x: Float[Tensor, "batch token d_model"], record: Record | None = None, rows: int | None = None
+        self,
+        x: Float[Tensor, "batch token d_model"],
+        record: Record | None = None,
+        rows: int | None = None,
+        mask: Float[Tensor, "_ 1 token token"] | None = None,
     ) -> Float[Tensor, "batch row d_model"]:
-        """What follows the block at all tokens, or at the first ``rows``: what is not read need not be computed."""
+        """What follows the block at all tokens, or at the first ``rows``: what is not read need not be computed.
+
+        Args:
+            mask: added to attention scores.
+        """
         x = self.hook_resid_pre(x)
         if record is not None:
             record.began(x)
-        attention, heard = self.attn(self.ln1(x), record, rows)
+        attention, heard = self.attn(self.ln1(x), record, rows, mask)
         attention, behind = _normed(self.ln1_post, attention, record)
         if record is not None and heard is not None:
             record.attended(heard, behind)

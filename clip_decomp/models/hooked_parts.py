@@ -112,9 +112,17 @@ class HookedAttention(nn.Module):
         return wide(self.b_o) if offset is None else wide(self.b_o) + wide(self.parts.out.weight) @ wide(offset)
 
     def forward(
-        self, x: Float[Tensor, "batch token d_model"], record: Record | None = None, rows: int | None = None
+        self,
+        x: Float[Tensor, "batch token d_model"],
+        record: Record | None = None,
+        rows: int | None = None,
+        mask: Float[Tensor, "_ 1 token token"] | None = None,
     ) -> tuple[Float[Tensor, "batch row d_model"], Heard | None]:
-        """What is written and, for a record, what was heard."""
+        """What is written and, for a record, what was heard.
+
+        Args:
+            mask: added to the scores.
+        """
         parts = self.parts
         q, k, v = (each.unflatten(-1, (self.n_heads, self.d_head)) for each in parts.project(x, rows))
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
@@ -122,6 +130,9 @@ class HookedAttention(nn.Module):
         if parts.rotary is not None:
             q, k = self.hook_rot_q(parts.rotary(q)), self.hook_rot_k(parts.rotary(k))
         bias = None if parts.bias is None else parts.bias(q.shape[1], k.shape[1])
+        if mask is not None:
+            mask = mask[:, :, : q.shape[1]]
+            bias = mask if bias is None else bias + mask
         pattern = None
         if attached(self.hook_attn_scores) or attached(self.hook_pattern):
             scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * self.d_head**-0.5

@@ -1,45 +1,58 @@
-"""The text tower of an open_clip model with a hook point at its token embeddings, whatever kind of tower it is.
+"""Text towers as TransformerLens ``HookedRootModule``, over their library's own modules.
 
-``hook_embed`` is what the embedding table gives, before positions are added. Known are open_clip's built-in towers, its
-custom ones (``CustomTextCLIP``) and Hugging Face models.
+Texts are read as pictures are: the same hook points under the same names (:mod:`clip_decomp.models.hooked_vit`), the
+same exact sum (:meth:`clip_decomp.model.HookedCLIP.decompose_text`), with positions of a text for tokens.
+``hook_embed`` is what the embedding table gives, before positions are added. Known are open_clip's built-in and custom
+towers, CoCa's with its class token, and transformers' CLIP and SigLIP. Others, such as BERT's, have ``hook_embed``
+alone.
 
-Where attention is causal and a text's end is read, nothing after the last text's end can matter, and is left out: short
-prompts take a sixth of the time and memory that the whole context does. Of other towers every position is run.
+Where attention is causal and a text's end is read, nothing behind the last text's end can matter, and is left out:
+short prompts take a sixth of the time and memory that the whole context does. Of other towers every position is run.
+While nothing but ``hook_embed`` is listened to, the library's own transformer runs.
 
 Example:
     >>> import clip_decomp
     >>> model = clip_decomp.load("world/clean")
-    >>> tower = HookedText(model.clip)
-    >>> _, cache = tower.run_with_cache(model.tokenizer(["a banana"]))
-    >>> tuple(cache["hook_embed"].shape), tower.d_model
-    ((1, 4, 128), 128)
+    >>> _, cache = model.text.run_with_cache(model.tokenizer(["a banana"]))
+    >>> tuple(cache["hook_embed"].shape), tuple(cache["blocks.1.attn.hook_pattern"].shape)
+    ((1, 4, 128), (1, 4, 4, 4))
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable, Hashable, Sequence
+from typing import NoReturn, cast
 
 from jaxtyping import Float, Int
-from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 from ..errors import ModelError
-from .hooked_block import attached
+from .hooked_block import HookedBlock, attached
+from .hooked_parts import HookedNorm
+from .kept import Kept, Value
+from .readouts import ClassToken
+from .recording import ChosenToken, Record
+from .text_towers.adapters import text_parts_of
+from .text_towers.parts import TextParts
 
 
-class HookedText(HookedRootModule):
-    """Hooked view of a model's text tower, over its own weights.
+class UnhookedText(HookedRootModule):
+    """Hooked view of any text tower with a table of embeddings, at ``hook_embed`` alone.
+
+    Args:
+        reason: why it cannot be taken apart, a sentence.
 
     Raises:
         ModelError: the tower has no table of token embeddings.
     """
 
-    def __init__(self, clip: nn.Module):
+    def __init__(self, clip: nn.Module, reason: str):
         super().__init__()
         self._clip = (clip,)  # a tuple, so that the model stays the only owner of its modules
         self._embedding = (_embedding(clip),)
+        self.refusal = f"{reason} Encoding, zero-shot classification and prompt tuning work."
         self.hook_embed = HookPoint()
         self.setup()
 
@@ -53,53 +66,148 @@ class HookedText(HookedRootModule):
         """The embeddings of all token ids."""
         return self._embedding[0].weight
 
+    @property
+    def n_layers(self) -> NoReturn:
+        """Refused, as everything that supposes known blocks, with a ModelError."""
+        self.refuse()
+
+    @property
+    def n_heads(self) -> NoReturn:
+        """Refused with a ModelError."""
+        self.refuse()
+
+    @property
+    def blocks(self) -> NoReturn:
+        """Refused with a ModelError."""
+        self.refuse()
+
+    def refuse(self) -> NoReturn:
+        """Say what the tower is and what works."""
+        raise ModelError(self.refusal)
+
     def forward(self, tokens: Int[Tensor, "text position"]) -> Float[Tensor, "text d_embed"]:
         """Text representations of token ids."""
         (clip,) = self._clip
-        end = self._end(tokens)
-        if end is not None:
-            return self._beginnings(tokens[:, :end])
-        if not attached(self.hook_embed):
-            return clip.encode_text(tokens)
-        handle = self._embedding[0].register_forward_hook(lambda module, args, output: self.hook_embed(output))
-        try:
-            return clip.encode_text(tokens)
-        finally:
-            handle.remove()
+        return _listened(self.hook_embed, self._embedding[0], lambda: clip.encode_text(tokens, normalize=False))
 
-    def _end(self, tokens: Tensor) -> int | None:
-        """Behind the position that is read of the longest text, if no later one can matter."""
-        tower = self._tower
-        masked = getattr(tower, "use_pad_mask", False) or getattr(tower, "output_tokens", False)
-        if getattr(tower, "attn_mask", None) is None or getattr(tower, "cls_emb", None) is not None or masked:
-            return None
-        pool, eos = _pooling(tower)
-        if pool == "argmax":
-            return int(tokens.argmax(-1).max()) + 1
-        return int((tokens == eos).int().argmax(-1).max()) + 1 if pool == "eos" else None
 
-    def _beginnings(self, tokens: Tensor) -> Tensor:
-        """What open_clip's towers do, which take whole contexts only."""
-        tower, end = self._tower, tokens.shape[1]
-        dtype = tower.transformer.get_cast_dtype()
-        stream = self.hook_embed(tower.token_embedding(tokens).to(dtype)) + tower.positional_embedding[:end].to(dtype)
-        stream = tower.ln_final(tower.transformer(stream, attn_mask=tower.attn_mask[:end, :end]))
-        pool, eos = _pooling(tower)
-        pooled, projection = text_global_pool(stream, tokens, pool, eos_token_id=eos), tower.text_projection
-        if projection is None:
-            return pooled
-        return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+class HookedText(HookedRootModule):
+    """Hooked view of a text transformer, over its own weights.
+
+    Attributes:
+        blocks: one :class:`~clip_decomp.models.hooked_block.HookedBlock` a layer.
+        n_prefix: tokens before those of the text: none.
+
+    Raises:
+        ModelError: a tower whose parts are not known.
+    """
+
+    blocks: Sequence[HookedBlock]
+    n_prefix = 0
+
+    def __init__(self, clip: nn.Module):
+        super().__init__()
+        parts = text_parts_of(clip)
+        self._clip, self._parts = (clip,), (parts,)  # tuples, so that the model stays the only owner of its modules
+        self.hook_embed, self.hook_pos_embed = HookPoint(), HookPoint()
+        self.blocks = cast(Sequence[HookedBlock], nn.ModuleList([HookedBlock(block) for block in parts.blocks]))
+        self.ln_final = HookedNorm(parts.norm)
+        self._readout = (ClassToken(self.ln_final, parts.output),)
+        self._kept = Kept(lambda: parts.weights)
+        self.setup()
+        self._inner = [each for each in self.modules() if isinstance(each, HookPoint) and each is not self.hook_embed]
 
     @property
-    def _tower(self) -> Any:
+    def parts(self) -> TextParts:
+        """The library's modules."""
+        return self._parts[0]
+
+    @property
+    def readout(self) -> ClassToken:
+        """How the stream is read at the one position that is."""
+        return self._readout[0]
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def n_heads(self) -> int:
+        """Heads a block."""
+        return self.blocks[0].attn.n_heads
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.table.shape[1]
+
+    @property
+    def table(self) -> Float[Tensor, "id d_model"]:
+        """The embeddings of all token ids."""
+        return self.parts.table.weight
+
+    def forward(
+        self, tokens: Int[Tensor, "text position"], record: Record | None = None
+    ) -> Float[Tensor, "text d_embed"]:
+        """Text representations of token ids; a ``record`` collects what a decomposition needs."""
+        parts = self.parts
+        if parts.ends:
+            tokens = tokens[:, : int(parts.places(tokens).max()) + 1]
+        if record is None and not any(attached(point) for point in self._inner):
+            return self._plain(tokens)
+        x = parts.extended(self.hook_embed(parts.table(tokens).to(parts.dtype)))
+        x = x + self.hook_pos_embed(parts.positions(x).expand_as(x))
+        places, mask = parts.places(tokens), parts.mask(tokens, x.shape[1])
+        reader = ChosenToken(places)
+        if record is not None:
+            record.reader = reader
+        for block in self.blocks:
+            x = block(x, record, mask=mask)
+        if record is not None:
+            record.ended(x)
+        return self.readout(reader.take(x)[:, None])
+
+    def kept(self, name: Hashable, make: Callable[[], Value]) -> Value:
+        """What ``make`` derives from the weights, made once for weights as they are; see :mod:`.kept`."""
+        return self._kept(name, make)
+
+    def check_mode(self) -> None:
+        """Refuse a tower of which any part is in training mode, with a ModelError."""
+        for module in self.parts.modules:
+            if module.training:
+                raise ModelError(f"The text tower ({type(module).__name__}) is in training mode: call .eval() first.")
+
+    def _plain(self, tokens: Tensor) -> Tensor:
+        """By the library's own transformer."""
         (clip,) = self._clip
-        return getattr(clip, "text", clip)
+        encode = self.parts.plain if self.parts.ends else lambda ids: clip.encode_text(ids, normalize=False)
+        return _listened(self.hook_embed, self.parts.table, lambda: encode(tokens))
 
 
-def _pooling(tower: Any) -> tuple[str | None, int | None]:
-    """How a tower's output is read, and the end of a text; built-in and custom towers name them differently."""
-    pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
-    return pool, getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
+def hook_text(clip: nn.Module) -> HookedText | UnhookedText:
+    """The view of a model's text tower that shows most.
+
+    Raises:
+        ModelError: there is no text tower, or one without a table of token embeddings.
+    """
+    if getattr(clip, "text", clip) is None or not hasattr(clip, "encode_text"):
+        raise ModelError(f"{type(clip).__name__} has no text tower here: load the whole model for its texts.")
+    try:
+        return HookedText(clip)
+    except ModelError as reason:
+        return UnhookedText(clip, str(reason))
+
+
+def _listened(point: HookPoint, embedding: nn.Embedding, encode: Callable[[], Tensor]) -> Tensor:
+    """Encode while what ``embedding`` gives passes a hook point."""
+    if not attached(point):
+        return encode()
+    handle = embedding.register_forward_hook(lambda module, args, output: point(output))
+    try:
+        return encode()
+    finally:
+        handle.remove()
 
 
 def _embedding(clip: nn.Module) -> nn.Embedding:

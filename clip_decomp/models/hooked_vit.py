@@ -23,9 +23,8 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar, cast
+from typing import cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import HookedRootModule
@@ -35,12 +34,11 @@ from ..errors import ModelError
 from .hooked_block import HookedBlock
 from .hooked_parts import HookedNorm
 from .inputs import check_images
+from .kept import Kept, Value
 from .readouts import Readout
 from .recording import FirstToken, Record
 from .towers.adapters import parts_of
 from .towers.parts import TowerParts
-
-Value = TypeVar("Value")
 
 
 class HookedViT(HookedRootModule):
@@ -67,7 +65,7 @@ class HookedViT(HookedRootModule):
             self.add_module(name, module)
         blocks = nn.ModuleList([HookedBlock(block) for block in parts.blocks])
         self.blocks = cast(Sequence[HookedBlock], blocks)
-        self._cache: dict[Hashable, tuple[Hashable, Any]] = {}
+        self._kept = Kept(self.parameters)
         self.setup()
 
     @property
@@ -172,18 +170,5 @@ class HookedViT(HookedRootModule):
         return self.readout(residual)
 
     def kept(self, name: Hashable, make: Callable[[], Value]) -> Value:
-        """What ``make`` derives from the weights, made once for weights as they are now.
-
-        Weights count as changed when a parameter is replaced, moved or written to; edits through ``.data`` are the only
-        ones that go unseen. Where gradients are asked for nothing is kept.
-        """
-        weights = list(self.parameters())
-        graph = torch.is_grad_enabled() and any(each.requires_grad for each in weights)
-        if graph or torch.compiler.is_compiling() or any(each.is_inference() for each in weights):
-            return make()
-        state = tuple((id(each), each._version, each.data_ptr(), each.dtype) for each in weights)
-        found = self._cache.get(name)
-        if found is None or found[0] != state:
-            with torch.inference_mode(False), torch.no_grad():  # usable in later passes of any mode
-                found = self._cache[name] = (state, make())
-        return found[1]
+        """What ``make`` derives from the weights, made once for weights as they are; see :mod:`.kept`."""
+        return self._kept(name, make)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 #: Entries of attention patterns that are computed at a time.
@@ -104,6 +104,27 @@ class FirstToken(Reader):
 
 #: One is enough, and a compiled graph cannot make one.
 CLASS_TOKEN = FirstToken()
+
+
+@dataclass(frozen=True)
+class ChosenToken(Reader):
+    """One token of each input, such as the end of a text."""
+
+    places: Int[Tensor, " batch"]
+
+    def take(self, x: Tensor) -> Tensor:
+        """The chosen ones."""
+        return x[torch.arange(len(x), device=x.device), self.places]
+
+    def row(self, heard: Heard) -> Tensor:
+        """Their rows."""
+        if heard.pattern is not None:
+            return self.take(heard.pattern.transpose(1, 2))
+        q = wide(self.take(heard.q))
+        scores = torch.einsum("bhd,bkhd->bhk", q, wide(heard.k)) * q.shape[-1] ** -0.5
+        if heard.bias is not None:
+            scores = scores + self.take(heard.bias.expand(len(q), -1, -1, -1).transpose(1, 2))
+        return scores.softmax(-1)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import ModelError, SettingError
 from ..model import HookedCLIP
 from ..models.fingerprint import fingerprint
-from ..models.hooked_text import HookedText
+from ..models.hooked_text import hook_text
 from .deep import INITIAL_STD
 from .stored import read_prompts, write_prompts
 
@@ -75,7 +75,7 @@ class ClassPrompts(nn.Module):
         check_contexts(length, position)
         self.class_names, self.position, self.shared = names, position, shared
         self.base, self.base_name = fingerprint(model, "text"), model.name
-        self._tower = (HookedText(model.clip),)
+        self._tower = (hook_text(model.clip),)
         self._tokenizer = model.tokenizer
         tokens, slots = _texts(model.tokenizer, names, length, position)
         self.register_buffer("tokens", tokens.to(model.device), persistent=False)

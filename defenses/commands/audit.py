@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clip_decomp.cli.run import Clock, Device, Json, Model, Out, Seed, check_device, finish
+from clip_decomp.cli.run import Clock, Device, Json, Model, Out, Seed, finish
 from clip_decomp.results import Results, prefix, scale_of
 
 from .subjects import own_pictures
@@ -45,6 +45,7 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Is a model backdoored? Find what takes all pictures to a class, and compare how cheap that is between classes."""
+    from clip_decomp.cli.weights import open_model
     from clip_decomp.errors import SettingError
     from clip_decomp.models.hooked_vit import HookedViT
     from clip_decomp.models.loading import load
@@ -57,7 +58,7 @@ def audit(
         raise SettingError("Give a threshold, or clean models to calibrate it on, not both.")
     if threshold is not None and not threshold > 0:
         raise SettingError(f"A threshold of scores is more than 0, not {threshold}.")
-    clock, hooked = Clock(), load(model, device=check_device(device))
+    clock, hooked = Clock(), open_model(model, device)
     data, names = pictures(hooked, images, classes, count, seed)
     templates = data.templates if template is None else (template,)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clip_decomp.cli.bench.timing import side_by_side
-from clip_decomp.cli.run import Clock, Device, Json, Out, Seed, check_device, finish
+from clip_decomp.cli.run import Clock, Device, Json, Out, Seed, finish
 from clip_decomp.results import Results
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def guard(
     """A guarded call against open_clip's own encode_image, in one run, on noise."""
     import torch
 
-    from clip_decomp.models.loading import load
+    from clip_decomp.cli.weights import open_model
 
     from ..guard import Guard
 
-    clock, hooked = Clock(), load(model, device=check_device(device))
+    clock, hooked = Clock(), open_model(model, device)
     source, side = torch.Generator().manual_seed(seed), hooked.visual.image_size
 
     def noise(count: int) -> Tensor:

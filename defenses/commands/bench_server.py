@@ -43,15 +43,15 @@ def guard_server(
     as_json: Json = False,
 ) -> None:
     """Answers, latency and memory of a guard's server while a part of its clients is hostile."""
+    from clip_decomp.cli.weights import open_model
     from clip_decomp.errors import ModelError
-    from clip_decomp.models.loading import load
 
     from ..guard import Guard
     from ..serving.hostile import hostile
     from .guard import class_texts
     from .subjects import own_pictures
 
-    clock, hooked = Clock(), load(model)
+    clock, hooked = Clock(), open_model(model, "cpu")
     clean = own_pictures(hooked, None, 200, seed)
     guard = Guard.calibrate(hooked, hooked.normalize(clean.pixels))
     bodies, expected = _good(guard, *class_texts(hooked, None, None), pictures, seed)
@@ -171,13 +171,22 @@ def _running(model: str, guard: Path, clients: int) -> Iterator[tuple[subprocess
     """A server in a process of its own, ready; it is told to end, and must leave nothing behind."""
     import psutil
 
+    from clip_decomp.cli.weights import said
     from clip_decomp.errors import ModelError
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     line = [sys.executable, "-m", "clip_decomp.cli", "guard", "serve", "--model", model, "--guard", str(guard)]
-    line += ["--port", str(port), "--max-bytes", str(_MAX_BYTES), "--max-waiting", str(4 * clients)]
+    line += [
+        *said().arguments(),
+        "--port",
+        str(port),
+        "--max-bytes",
+        str(_MAX_BYTES),
+        "--max-waiting",
+        str(4 * clients),
+    ]
     line += ["--body-timeout", str(_SLOWEST), "--header-timeout", str(_SLOWEST)]
     process = subprocess.Popen(line, start_new_session=True)
     try:

@@ -49,15 +49,15 @@ def export(
     A fine-tuned model is its own --model: OUT/model of 'defend finetune' or 'cleanclip'. Prompts, classes and probes
     go beside the weights in all forms. Repairs and guards compute something on every image: ONNX alone holds them.
     """
+    from clip_decomp.cli.weights import open_model
     from clip_decomp.data.unlabelled import read_class_names
-    from clip_decomp.models.loading import load
 
     from ..exporting import export as write
 
     clock = Clock()
     given = {"rvpt": rvpt, "cbpt": cbpt, "linear-probe": linear_probe, "decomp-rep": decomp_rep, "guard": guard}
     chosen = _only({name: folder for name, folder in given.items() if folder is not None})
-    hooked = load(model)
+    hooked = open_model(model, "cpu")
     defended = hooked if chosen is None else _opened(*chosen, hooked)
     names = None if classes is None else read_class_names(classes)
     pixels = _pictures(hooked, images, count, seed)

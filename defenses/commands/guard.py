@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clip_decomp.cli.run import Clock, Device, Json, Model, Seed, check_device, finish
+from clip_decomp.cli.run import Clock, Device, Json, Model, Seed, finish
 from clip_decomp.results import Results, prefix, scale_of
 
 from .subjects import own_pictures
@@ -33,12 +34,12 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Calibrate a guard on clean pictures, which need no labels."""
-    from clip_decomp.models.loading import load
+    from clip_decomp.cli.weights import open_model
 
     from ..conformal import false_positive_spread, p_values
     from ..guard import Guard
 
-    clock, hooked = Clock(), load(model, device=check_device(device))
+    clock, hooked = Clock(), open_model(model, device)
     data = own_pictures(hooked, images, count, seed)
     guard = Guard.calibrate(hooked, hooked.normalize(data.pixels), false_positive_rate, mode, seed)
     guard.save(out)
@@ -86,7 +87,7 @@ def serve(
     device: Device = "cpu",
 ) -> None:
     """Serve a guarded model over HTTP: POST the bytes of an image to /predict."""
-    from clip_decomp.models.loading import load
+    from clip_decomp.cli.weights import open_model, said
     from clip_decomp.zeroshot import class_vectors
 
     from ..guard import Guard
@@ -95,11 +96,11 @@ def serve(
     _require_extra()
     address = Address(host, port, http_processes)
     limits = Limits(max_bytes, max_pixels, header_timeout, body_timeout, timeout, max_waiting)
-    hooked = load(model, device=check_device(device))
+    hooked = open_model(model, device)
     Guard.load(guard, hooked)
     names, templates = class_texts(hooked, classes, template)
     class_vectors(hooked, names[:1], templates)
-    served, size = Served(model, guard, names, templates, top, workers), hooked.visual.image_size
+    served, size = Served(model, guard, names, templates, top, workers, asdict(said())), hooked.visual.image_size
     del hooked
     with TemporaryDirectory(prefix="clip-decomp-metrics-") as shared:
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", shared)  # read when prometheus_client is first imported

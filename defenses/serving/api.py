@@ -65,7 +65,7 @@ class GuardAPI(LitAPI):
     def setup(self, device: str) -> None:
         """Load the model and its guard, and encode the classes."""
         torch.set_num_threads(max(1, torch.get_num_threads() // self.served.workers))
-        model = load(self.served.model, device=device)
+        model = load(self.served.model, **self.served.weights, device=device)
         names = self.served.class_names
         vectors = class_vectors(model, names, self.served.templates)
         self.use(Answerer(Guard.load(self.served.guard, model), names, vectors, self.served.top))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -23,6 +24,7 @@ class Served:
         class_names, templates: of zero-shot classification.
         top: how many classes an answer names at most.
         workers: inference workers on a device; they share its cores.
+        weights: what else ``load`` is told of the model: ``pretrained``, ``quick_gelu``, ``mean``, ``std``.
     """
 
     model: str
@@ -31,6 +33,7 @@ class Served:
     templates: tuple[str, ...]
     top: int = 5
     workers: int = 1
+    weights: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.top < 1 or self.workers < 1:

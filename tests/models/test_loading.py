@@ -1,6 +1,7 @@
 """Models from names, files of weights and live modules."""
 
 import logging
+from collections import OrderedDict
 
 import open_clip
 import pytest
@@ -37,6 +38,29 @@ def save_pickle(state, file):
     torch.save(state, file)
 
 
+def training_checkpoint(state):
+    parameters = [torch.nn.Parameter(value.clone()) for value in state.values() if value.is_floating_point()]
+    optimizer = torch.optim.AdamW(parameters)
+    sum(value.square().sum() for value in parameters).backward()
+    optimizer.step()
+    return {"epoch": 3, "name": "run", "state_dict": OrderedDict(state), "optimizer": optimizer.state_dict()}
+
+
+def backdoor_bench(state):
+    poisoned = {"bd_dataset_save_folder": "bd", "poison_indicator": torch.zeros(4)}
+    return {"model_name": "clip", "num_classes": 10, "model": state, "img_size": (32, 32, 3), "bd_train": poisoned}
+
+
+def openai_layout(state):
+    sizes = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
+    return {**state, **{key: torch.tensor(value) for key, value in sizes.items()}, "attn_mask": torch.zeros(77, 77)}
+
+
+def custom_layout(state):
+    text = ("text_projection", "positional_embedding", "token_embedding", "transformer", "ln_final")
+    return {f"text.{key}" if key.startswith(text) else key: value for key, value in state.items()}
+
+
 @pytest.mark.parametrize(
     ("wrap", "save", "name"),
     [
@@ -48,8 +72,35 @@ def save_pickle(state, file):
         (lambda s: {"state_dict": s, "epoch": 3, "name": "run"}, save_pickle, "w.pt"),
         (lambda s: {"model": s}, save_pickle, "w.pth"),
         (lambda s: {"epoch": 1, "state_dict": {f"module.{k}": v for k, v in s.items()}}, save_pickle, "w.pt"),
+        (lambda s: {"module._orig_mod." + key: value for key, value in s.items()}, save_pickle, "w.pt"),
+        (lambda s: {key.replace("visual.", "visual._orig_mod."): v for key, v in s.items()}, save_pickle, "w.pt"),
+        (lambda s: {"module": {"module.module." + key: v for key, v in s.items()}, "lr": 0.1}, save_pickle, "w.pt"),
+        (lambda s: {"state_dict": {"model.clip." + k: v for k, v in s.items()}}, save_pickle, "w.ckpt"),
+        (lambda s: {"model": {"model_state_dict": s, "step": 1}}, save_pickle, "w.pt"),
+        (training_checkpoint, save_pickle, "epoch_3.pt"),
+        (backdoor_bench, save_pickle, "attack_result.pt"),
+        (openai_layout, save_pickle, "w.pt"),
+        (custom_layout, save_safetensors, "w.safetensors"),
     ],
-    ids=["safetensors", "pt", "bin", "no suffix", "module.", "state_dict", "model", "state_dict of module."],
+    ids=[
+        "safetensors",
+        "pt",
+        "bin",
+        "no suffix",
+        "module.",
+        "state_dict",
+        "model",
+        "state_dict of module.",
+        "compiled",
+        "compiled tower",
+        "module of module.",
+        "lightning",
+        "nested",
+        "training",
+        "BackdoorBench",
+        "OpenAI's buffers",
+        "custom text",
+    ],
 )
 def test_files_are_loaded_without_their_wrappers(
     wrap, save, name, named, state, picture, tmp_path, arch, same_features
@@ -112,13 +163,52 @@ def test_a_live_module_that_is_no_clip_is_refused():
         load(torch.nn.Linear(2, 2).eval())
 
 
+def test_old_layouts_become_those_of_custom_towers(arch, state, monkeypatch, named, picture, tmp_path):
+    monkeypatch.setitem(
+        open_clip.factory._MODEL_CONFIGS, "custom-for-tests", {**open_clip.get_model_config(arch), "custom_text": True}
+    )
+    state["logit_scale"] = state["logit_scale"].reshape(1)
+    save_file(state, tmp_path / "w.safetensors")
+    model = load("custom-for-tests", pretrained=tmp_path / "w.safetensors")
+    assert type(model.clip).__name__ == "CustomTextCLIP"
+    torch.testing.assert_close(model.encode_image(picture), named.encode_image(picture), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        model.encode_text(["a fig"]), named.encode_text(open_clip.tokenize(["a fig"])), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_positions_are_interpolated_only_when_another_size_is_asked_for(arch, state, tmp_path):
+    save_file(state, tmp_path / "w.safetensors")
+    model = load(arch, pretrained=tmp_path / "w.safetensors", image_size=64)
+    assert model.visual.image_size == 64
+    assert model.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 16)
+    assert torch.equal(model.clip.visual.positional_embedding[0], state["visual.positional_embedding"][0])
+    save_file(model.clip.state_dict(), tmp_path / "large.safetensors")
+    with pytest.raises(
+        ModelError, match=r"visual\.positional_embedding has shape \[17, 32\], the model needs \[5, 32\]"
+    ):
+        load(arch, pretrained=tmp_path / "large.safetensors")
+
+
 def test_unknown_names_suggest_near_ones():
     with pytest.raises(ModelError, match=r"no model 'ViT-B-23'.*did you mean \[.*'ViT-B-32'"):
         load("ViT-B-23")
     with pytest.raises(ModelError, match=r"no model 'qqqqqqqq'.*clip-decomp zoo list"):
         load("qqqqqqqq")
+    with pytest.raises(ModelError, match=r"did you mean \[.*'world/badnet'"):
+        load("world-badnet")
+
+
+def test_openais_spelling_of_names_is_understood():
+    assert load("ViT-B/32").name == "ViT-B-32"
 
 
 def test_unknown_tags_are_refused():
-    with pytest.raises(ModelError, match="open_clip cannot load 'ViT-B-32' with weights 'no-such-tag'"):
-        load("ViT-B-32", pretrained="no-such-tag")
+    with pytest.raises(ModelError, match=r"open_clip cannot load 'ViT-B-32' with weights 'opneai'.*\['openai'"):
+        load("ViT-B-32", pretrained="opneai")
+
+
+def test_what_brings_its_weights_takes_no_others(tmp_path):
+    for name in ("world/clean", str(tmp_path), "hf-hub:owner/name"):
+        with pytest.raises(ModelError, match="brings its own weights: leave pretrained='openai' out"):
+            load(name, pretrained="openai")

@@ -10,7 +10,7 @@ from transformers import BertConfig
 
 from clip_decomp.errors import ModelError, SettingError
 from clip_decomp.model import HookedCLIP
-from clip_decomp.models.hooked_text import HookedText
+from clip_decomp.models.hooked_text import hook_text
 from clip_decomp.prompts import ClassPrompts
 from clip_decomp.prompts.classwise import _parts
 from clip_decomp.tokenizer import BPETokenizer
@@ -48,7 +48,7 @@ def any_model(request, make_clip, tokenizer, randomize):
 @pytest.mark.parametrize("position", ["front", "middle", "end"])
 def test_contexts_of_real_words_are_these_words_texts(any_model, position):
     """With the embeddings of known words as context, the vectors are those of the written texts."""
-    tower = HookedText(any_model.clip)
+    tower = hook_text(any_model.clip)
     words = any_model.tokenizer(["", "apple pear"])
     first = int((words[0] == words[1])[0])
     ids = words[1, first : first + 2]
@@ -86,7 +86,7 @@ def test_a_word_goes_before_the_context(model):
 
 
 def test_positions_that_cannot_matter_are_not_run(any_model):
-    lengths, tower = [], HookedText(any_model.clip)
+    lengths, tower = [], hook_text(any_model.clip)
     texts = any_model.tokenizer(["apple", "pear plum fig"])
     found = tower.run_with_hooks(texts, fwd_hooks=[("hook_embed", lambda value, hook: lengths.append(value.shape[1]))])
     torch.testing.assert_close(found, any_model.clip.encode_text(texts))
@@ -100,7 +100,7 @@ def test_nothing_stays_on_the_model(any_model):
     prompts = ClassPrompts(any_model, NAMES, length=2)
     prompts.vectors()
     assert torch.equal(any_model.clip.encode_text(texts), before)
-    torch.testing.assert_close(HookedText(any_model.clip)(texts), before)
+    torch.testing.assert_close(hook_text(any_model.clip)(texts), before)
     assert sum(each.numel() for each in prompts.parameters()) == prompts.count == 3 * 2 * 16
 
 

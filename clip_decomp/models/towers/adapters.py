@@ -46,6 +46,18 @@ def _open_clip(tower) -> TowerParts:
     return OpenCLIPParts(tower)
 
 
+def _is_transformers(tower: nn.Module) -> bool:
+    from ..hugging_face import ImageTower
+
+    return isinstance(tower, ImageTower)
+
+
+def _transformers(tower) -> TowerParts:
+    from .hugging_face import TransformersParts
+
+    return TransformersParts(tower)
+
+
 def _is_timm(tower: nn.Module) -> bool:
     return type(tower).__module__ == "open_clip.timm_model"
 
@@ -60,4 +72,5 @@ def _timm(tower) -> TowerParts:
 ADAPTERS: list[tuple[Callable[[nn.Module], bool], Callable[[nn.Module], TowerParts]]] = [
     (_is_open_clip, _open_clip),
     (_is_timm, _timm),
+    (_is_transformers, _transformers),
 ]

@@ -86,7 +86,7 @@ class OpenCLIPParts(TowerParts):
         self.grid, self.image_size = tower.grid_size, tower.image_size
         self.d_model, self.d_embed = tower.conv1.out_channels, tower.output_dim
         self.pre_norm = layer_norm(tower.ln_pre, "ln_pre")
-        self.blocks = [_block(each) for each in cast(Iterable[nn.Module], tower.transformer.resblocks)]
+        self.blocks = [residual_block(each) for each in cast(Iterable[nn.Module], tower.transformer.resblocks)]
         self.readout = _readout(tower, self.n_tokens)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -104,7 +104,12 @@ class OpenCLIPParts(TowerParts):
         return self.tower.patch_dropout(x)
 
 
-def _block(block: nn.Module) -> BlockParts:
+def residual_block(block: nn.Module) -> BlockParts:
+    """Parts of open_clip's standard block, of pictures or texts.
+
+    Raises:
+        ModelError: it is of another kind.
+    """
     if not isinstance(block, ResidualAttentionBlock):
         raise ModelError(f"Blocks of type {type(block).__name__} are not supported yet; open_clip's standard ones are.")
     mlp = block.mlp
