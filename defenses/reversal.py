@@ -9,7 +9,7 @@ Example:
     >>> model, data = clip_decomp.load("world/badnet"), clip_decomp.open_data("world", 64, test=26)
     >>> success, accuracy = reverse_rates(DecompRep().fit(model, data.held_out.first(50)), data.test, model.trigger)
     >>> success.count, accuracy.count
-    (24, 26)
+    (25, 26)
 """
 
 from __future__ import annotations

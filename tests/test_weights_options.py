@@ -37,8 +37,8 @@ def test_every_command_with_a_model_takes_its_weights():
             found[name] = options
         if "--pretrained" in options:
             assert {"--model", "--quick-gelu", "--no-quick-gelu", "--mean", "--std"} <= set(options)
-    # Those that compare several models, or whose weights do not matter.
-    assert set(found) == {"audits", "demo", "guard", "study"}, sorted(found)
+    # Those that compare several models, or (benches) whose weights do not matter.
+    assert set(found) == {"audits", "decompose", "demo", "filtering", "guard", "study"}, sorted(found)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ Hook points: ``hook_embed``, ``hook_pos_embed``, ``ln_pre.hook_scale|hook_normal
 attention pool (:mod:`clip_decomp.models.pooling`).
 
 Example:
+    >>> import torch
     >>> from clip_decomp.training.architecture import Architecture, build
     >>> tower = HookedViT(build(Architecture(layers=1, width=32, heads=2), seed=0).visual.eval())
     >>> _, cache = tower.run_with_cache(torch.zeros(1, 3, 64, 64))

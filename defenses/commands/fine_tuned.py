@@ -69,7 +69,7 @@ def command(kind: str) -> Callable[..., None]:
                 defense,
                 settings | {"tuning_seconds": round(seconds, 1)},
                 {"tuned": defense.pairs},
-                rows,
+                rows=rows,
                 save=lambda folder: save_folder(defense.tuned_, folder / "model", defense.tuned_.card),
             )
 
