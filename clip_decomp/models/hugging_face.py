@@ -75,13 +75,13 @@ class ImageTower(nn.Module):
         return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
     def forward(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch d_embed"]:
-        options: dict[str, Any] = {"pixel_values": images, "return_dict": True}
+        inputs: tuple[Tensor, ...] = (images,)
         if self.patched:
             grid = self.image_size // self.patch_size
-            options["pixel_values"] = self.patches(images)
-            options["pixel_attention_mask"] = torch.ones(len(images), grid * grid, device=images.device)
-            options["spatial_shapes"] = torch.full((len(images), 2), grid, device=images.device)
-        pooled = self.vision_model(**options).pooler_output
+            mask = torch.ones(len(images), grid * grid, device=images.device)
+            # By place: releases differ in the mask's name.
+            inputs = self.patches(images), mask, torch.full((len(images), 2), grid, device=images.device)
+        pooled = _pooled(self.vision_model(*inputs))
         if pooled is None:
             raise ModelError("This vision model has no head, so it gives no representation (vision_use_head=False).")
         return pooled if self.visual_projection is None else self.visual_projection(pooled)
@@ -95,7 +95,8 @@ class TextTower(nn.Module):
         self.text_model, self.text_projection = text_model, projection
 
     def forward(self, tokens: Int[Tensor, "text position"]) -> Float[Tensor, "text d_embed"]:
-        pooled = self.text_model(input_ids=tokens, return_dict=True).pooler_output
+        pooled = _pooled(self.text_model(input_ids=tokens))
+        assert pooled is not None
         return pooled if self.text_projection is None else self.text_projection(pooled)
 
 
@@ -157,6 +158,11 @@ def is_known(model: nn.Module) -> bool:
     """Whether a module is one of the supported models of transformers."""
     kinds = {each.__name__ for each in type(model).__mro__ if each.__module__.startswith("transformers.")}
     return bool(kinds & set(KINDS.values()))
+
+
+def _pooled(output: Any) -> Tensor | None:
+    """What a tower read; configurations may ask for tuples."""
+    return output[1] if isinstance(output, tuple) else output.pooler_output
 
 
 def _one(size: Any) -> int:

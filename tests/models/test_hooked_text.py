@@ -258,7 +258,7 @@ def test_encoders_of_another_kind_are_hooked_at_their_embedding_and_say_so(bert)
     before = model.encode_text(["x"])
     with model.text.hooks(fwd_hooks=[("hook_embed", lambda x, hook: x * 2)]):
         assert error(model.encode_text(["x"]), before) > 1e-3
-    with pytest.raises(ModelError, match=r"HFTextEncoder around BertModel has no decomposition here;.*prompt tuning"):
+    with pytest.raises(ModelError, match=r"HFTextEncoder around BertModel has no decomposition here; .*prompt tuning"):
         model.decompose_text(["x"])
     for name in ("n_layers", "n_heads", "blocks"):
         with pytest.raises(ModelError, match="BertModel"):
