@@ -205,6 +205,7 @@ def _tuned(
             if key != "seconds":
                 rows.append((key.replace("_", " "), f"{first:.3f}  ->  {history[-1][key]:.3f}"))
         kept = "probe" if name == "linear-probe" else "prompts"
-        return Fitted(defense, settings, {"tuned": pictures}, rows=rows, save=lambda folder: defense.save(folder / kept))
+        counts = {"tuned": pictures}
+        return Fitted(defense, settings, counts, rows=rows, save=lambda folder: defense.save(folder / kept))
 
     defend(name, subject, fit, *run)
