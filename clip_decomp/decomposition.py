@@ -165,10 +165,10 @@ class Decomposition:
             SettingError: decomposed without ``tokens=True``, or no such layer or head.
         """
         self._check(layer, head)
-        weighted = self._weighted(layer, head)
-        result = self._folded.tokens(weighted, layer, head)
+        weighted = self._weighted(layer, [head])
+        result = self._folded.tokens(weighted, layer, [head])[:, 0]
         if self._head_offset is not None:
-            share = self._head_offset[:, layer] / (self.n_heads * weighted.shape[1])
+            share = self._head_offset[:, layer] / (self.n_heads * weighted.shape[2])
             result = result + share[:, None]
         return result
 
@@ -193,31 +193,30 @@ class Decomposition:
         for layer in layers:
             for head in heads:
                 self._check(layer, head)
-        rows = []
-        for layer in layers:
-            columns = []
-            for head in heads:
-                weighted = self._weighted(layer, head)
-                toward = self._folded.tokens(weighted, layer, head, text)
-                if self._head_offset is not None:
-                    share = self._head_offset[:, layer] @ text.T / (self.n_heads * weighted.shape[1])
-                    toward = toward + share[:, None]
-                columns.append(toward)
-            rows.append(torch.stack(columns, dim=1))
-        return torch.stack(rows, dim=1)
+        return torch.stack([self._layer_map(layer, list(heads), text) for layer in layers], dim=1)
+
+    def _layer_map(
+        self, layer: int, heads: list[int], text: Float[Tensor, "text d_embed"]
+    ) -> Float[Tensor, "batch head token text"]:
+        weighted = self._weighted(layer, heads)
+        toward = self._folded.tokens(weighted, layer, heads, text)
+        if self._head_offset is not None:
+            share = self._head_offset[:, layer] @ text.T / (self.n_heads * weighted.shape[2])
+            toward = toward + share[:, None, None]
+        return toward
 
     @property
     def _scaled(self) -> Float[Tensor, "batch layer head *pool d_head"]:
         return self.z * self.scale.view(-1, *[1] * (self.z.ndim - 1))
 
-    def _weighted(self, layer: int, head: int) -> Float[Tensor, "batch token *pool d_head"]:
+    def _weighted(self, layer: int, heads: list[int]) -> Float[Tensor, "batch head token *pool d_head"]:
         if self.values is None:
             raise SettingError("Token contributions were not kept: call decompose(images, tokens=True).")
-        rows = (self.attention if self._reach is None else self._reach)[:, layer, head]
+        rows = (self.attention if self._reach is None else self._reach)[:, layer, heads]
         weights = rows * self.scale.view(-1, *[1] * (rows.ndim - 1))
-        values = self.values[:, layer, :, head]
-        if weights.ndim > 2:
-            return weights.mT[..., None] * values[:, :, None]
+        values = self.values[:, layer, :, heads].transpose(1, 2)
+        if weights.ndim > 3:
+            return weights.mT[..., None] * values[..., None, :]
         return weights[..., None] * values
 
     def _check(self, layer: int, head: int) -> None:

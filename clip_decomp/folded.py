@@ -48,14 +48,18 @@ class FoldedHeads:
         return torch.einsum("blhpx,pxt->blht", self._inner(z), self.outward @ texts.T)
 
     def tokens(
-        self, weighted: Float[Tensor, "batch token *pool d_head"], layer: int, head: int, texts: Tensor | None = None
-    ) -> Float[Tensor, "batch token write"]:
-        """Contributions of weighted values through one head, toward texts if there are any."""
-        own, outward = self.inward[layer, head], self.outward
+        self,
+        weighted: Float[Tensor, "batch head token *pool d_head"],
+        layer: int,
+        heads: list[int],
+        texts: Tensor | None = None,
+    ) -> Float[Tensor, "batch head token write"]:
+        """Contributions of weighted values through heads of a layer, toward texts if there are any."""
+        own, outward = self.inward[layer, heads], self.outward
         if outward is None:
             return weighted @ (own if texts is None else own @ texts.T)
         outward = outward if texts is None else outward @ texts.T
-        return torch.einsum("bnpx,pxe->bne", torch.einsum("bnpd,pdx->bnpx", weighted, own), outward)
+        return torch.einsum("bhnpx,pxe->bhne", torch.einsum("bhnpd,hpdx->bhnpx", weighted, own), outward)
 
     def basis(self, offsets: Float[Tensor, "layer vector d_embed"] | None) -> Float[Tensor, "layer head rank d_embed"]:
         """Orthonormal rows that span everything a head can write, and offsets beside."""

@@ -23,9 +23,7 @@ _DTYPES = ("fp32", "bf16", "fp16")
 def decompose(
     model: Annotated[str, typer.Option(help="open_clip or zoo name; weights do not matter.")] = "ViT-B-32",
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
-    tokens: Annotated[
-        bool, typer.Option("--tokens", help="Keep the token axis; maps of the last layer's heads.")
-    ] = False,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Keep the token axis; maps of all heads.")] = False,
     texts: Annotated[int, typer.Option(min=1, help="Texts that maps are taken toward.")] = 100,
     dtype: Annotated[str, typer.Option(help=f"Of the tower: {', '.join(_DTYPES)}.")] = "fp32",
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs; the median of their ratios counts.")] = 9,
@@ -103,10 +101,10 @@ def _works(
 
 
 def _decomposing(model: HookedCLIP, images: Tensor, tokens: bool, toward: Tensor) -> Callable[[], object]:
-    """All heads' contributions, or maps of the last layer's heads toward texts."""
+    """All heads' contributions, or what every token pushes through every head toward texts."""
     if not tokens:
         return lambda: model.decompose(images).heads
-    return lambda: model.decompose(images, tokens=True).token_map(toward, layers=[model.visual.n_layers - 1])
+    return lambda: model.decompose(images, tokens=True).token_map(toward)
 
 
 def _peak(
