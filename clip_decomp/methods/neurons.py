@@ -112,10 +112,13 @@ def decompose_neurons(
         kept[hook.name] = wide(tower.readout.reader.take(post))
 
     record, names = Record(), [f"blocks.{layer}.mlp.hook_post" for layer in layers]
-    read = read_matrix(tower) if layers else None
+    if layers:
+        read_matrix(tower)  # refuses before the pass
     with tower.hooks(fwd_hooks=[(name, keep) for name in names]):
         dec = decompose(tower, images.to(model.device), record=record)
-    found = []
+    if not layers:
+        return dec, []
+    found, read = [], read_matrix(tower)
     for layer, name in zip(layers, names, strict=True):
         activations = _pooled(kept[name], record, layer) * dec.scale[:, None]
         found.append(Neurons(layer, activations, tower.blocks[layer].w_neurons @ read))

@@ -51,6 +51,21 @@ class PartlessTower(HookedRootModule):
         """Refused with a ModelError."""
         self.refuse()
 
+    @property
+    def n_prefix(self) -> NoReturn:
+        """Refused with a ModelError."""
+        self.refuse()
+
+    @property
+    def readout(self) -> NoReturn:
+        """Refused with a ModelError."""
+        self.refuse()
+
+    @property
+    def reads_class_token(self) -> NoReturn:
+        """Refused with a ModelError."""
+        self.refuse()
+
     def refuse(self) -> NoReturn:
         """Say what the tower is and what works."""
         raise ModelError(self.refusal)
