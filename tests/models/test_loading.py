@@ -12,6 +12,7 @@ import clip_decomp
 from clip_decomp.errors import ModelError
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.loading import load
+from clip_decomp.models.loading.texts import tokenizer_of
 
 
 def test_a_name_alone_gives_random_weights(named, arch):
@@ -212,3 +213,13 @@ def test_what_brings_its_weights_takes_no_others(tmp_path):
     for name in ("world/clean", str(tmp_path), "hf-hub:owner/name"):
         with pytest.raises(ModelError, match="brings its own weights: leave pretrained='openai' out"):
             load(name, pretrained="openai")
+
+
+def test_a_tokenizer_out_of_reach_is_missed_only_where_texts_are_encoded(monkeypatch):
+    def fail(*_: str) -> None:
+        raise OSError("We couldn't connect.\nTry again.")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", fail)
+    tokenizer = tokenizer_of("ViT-B-16-SigLIP")
+    with pytest.raises(ModelError, match=r"'ViT-B-16-SigLIP' cannot be fetched.*couldn't connect\. Fetch it where"):
+        tokenizer(["a banana"])

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import open_clip
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, get_model_preprocess_cfg, set_model_preprocess_cfg
@@ -23,6 +23,7 @@ from .checkpoints import SUFFIXES, copy_weights, load_weights, read_state_dict
 from .programs import is_program, read_program
 from .shapes import names_of, sizes_of
 from .stated import Normalization, Statement, activation, agree, normalization
+from .texts import tokenizer_of
 
 log = logging.getLogger(__name__)
 
@@ -203,9 +204,9 @@ def _hooked(
 ) -> HookedCLIP:
     set_model_preprocess_cfg(clip, {**_config(clip), "mean": pixels.mean, "std": pixels.std})
     known = source is not None or name in open_clip.list_models()
-    tokenizer = open_clip.get_tokenizer(source or name) if known else open_clip.get_tokenizer()
+    tokenizer = tokenizer_of((source or name) if known else None)
     card = {} if weights is None else {"pretrained": weights}
-    return HookedCLIP(clip.eval(), cast(Any, tokenizer), pixels.mean, pixels.std, name=name, card=card)
+    return HookedCLIP(clip.eval(), tokenizer, pixels.mean, pixels.std, name=name, card=card)
 
 
 def _config(clip: nn.Module) -> dict[str, Any]:
