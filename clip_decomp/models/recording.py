@@ -90,8 +90,8 @@ class FirstToken(Reader):
     last_rows: int | None = 1
 
     def take(self, x: Tensor) -> Tensor:
-        """The first token."""
-        return x[:, 0]
+        """The first token; a copy, so that all the others can be forgotten."""
+        return x[:, 0].clone()
 
     def row(self, heard: Heard) -> Tensor:
         """The first row."""

@@ -10,7 +10,7 @@ import typer
 
 from ...results import Results
 from ..run import Clock, Device, Json, Out, Seed, check_device, finish
-from .timing import alone, peak_memory, turns
+from .timing import alone, forget_peak, peak_memory, turns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,6 +114,7 @@ def _peak(
     import torch
 
     work = _works(name, batch_size, tokens, texts, dtype, device, seed)[which]
+    forget_peak()
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
     with torch.inference_mode():

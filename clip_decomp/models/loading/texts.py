@@ -39,7 +39,7 @@ class OutOfReach:
 
 
 def tokenizer_of(source: str | None = None) -> Tokenizer:
-    """The tokenizer of an open_clip name or source, the default one without; what cannot be fetched fails when called."""
+    """The tokenizer of an open_clip name or source, or the default one; what cannot be fetched fails when called."""
     try:
         return open_clip.get_tokenizer(*(() if source is None else (source,)))
     except OSError as error:  # what transformers raises without a network
