@@ -9,6 +9,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -154,15 +155,29 @@ class _Folding:
     @classmethod
     def of(cls, tower: HookedViT | HookedText, center: bool) -> _Folding:
         read = tower.readout.read_map(center)
-        weights = torch.stack([block.w_heads for block in tower.blocks])
-        if read.outward is None:
-            heads = FoldedHeads(weights @ read.inward)
-        else:
-            heads = FoldedHeads(torch.einsum("lhdm,pmx->lhpdx", weights, read.inward), read.outward)
+        inward = _filled((_inward(block.w_heads, read) for block in tower.blocks), len(tower.blocks))
+        heads = FoldedHeads(inward, read.outward)
         attention = [block.attention_constants for block in tower.blocks]
         mlp = [block.mlp_constants for block in tower.blocks]
         scaled = any(each.scaled is not None for each in (*attention, *mlp))
         return cls(read, heads, *_stacked_constants(attention), *_stacked_constants(mlp), scaled)
+
+
+def _inward(weights: Float[Tensor, "head d_head d_model"], read: ReadMap) -> Float[Tensor, "head *pool d_head d_inner"]:
+    """One layer's output matrices, up to what the readout makes of them."""
+    if read.outward is None:
+        return weights @ read.inward
+    return torch.einsum("hdm,pmx->hpdx", weights, read.inward)
+
+
+def _filled(layers: Iterable[Tensor], count: int) -> Tensor:
+    """Layers stacked one after the other, so that no second copy of all of them is needed."""
+    found: Tensor | None = None
+    for place, each in enumerate(layers):
+        found = each.new_empty(count, *each.shape) if found is None else found
+        found[place] = each
+    assert found is not None
+    return found
 
 
 def _stacked_constants(constants: list[Constants]) -> tuple[Tensor, Tensor]:
