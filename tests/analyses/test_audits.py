@@ -26,6 +26,7 @@ def test_rates_over_models_are_counted():
     assert found["audit-false-alarms"] == 0.5
 
 
+@pytest.mark.slow
 def test_audits_from_the_command_line_go_on_where_they_stopped(tmp_path, monkeypatch, capsys):
     pushed, scans = Audit._pushed, []
 

@@ -87,6 +87,7 @@ def test_bad_requests_fail_at_once(call, tmp_path):
     assert "8 blocks" in call("defend", "vpt", "--model", "world/badnet", *SMALL, "--depth", "9", code=1)
 
 
+@pytest.mark.slow
 def test_the_bench_compares_equal_losses(call, tmp_path):
     small = ["--batch-size", "2", "--length", "3", "--depth", "2", "--classes", "4", "--rounds", "1"]
     call("bench", "rvpt", *small, "--out", str(tmp_path))
