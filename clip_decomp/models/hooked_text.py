@@ -21,7 +21,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import NoReturn, cast
+from typing import cast
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -32,13 +32,14 @@ from ..errors import ModelError
 from .hooked_block import HookedBlock, attached
 from .hooked_parts import HookedNorm
 from .kept import Kept, Value
+from .partless import Refusing
 from .readouts import ClassToken
 from .recording import ChosenToken, Record
 from .text_towers.adapters import text_parts_of
 from .text_towers.parts import TextParts
 
 
-class UnhookedText(HookedRootModule):
+class UnhookedText(Refusing):
     """Hooked view of any text tower with a table of embeddings, at ``hook_embed`` alone.
 
     Args:
@@ -65,25 +66,6 @@ class UnhookedText(HookedRootModule):
     def table(self) -> Float[Tensor, "id d_model"]:
         """The embeddings of all token ids."""
         return self._embedding[0].weight
-
-    @property
-    def n_layers(self) -> NoReturn:
-        """Refused, as everything that supposes known blocks, with a ModelError."""
-        self.refuse()
-
-    @property
-    def n_heads(self) -> NoReturn:
-        """Refused with a ModelError."""
-        self.refuse()
-
-    @property
-    def blocks(self) -> NoReturn:
-        """Refused with a ModelError."""
-        self.refuse()
-
-    def refuse(self) -> NoReturn:
-        """Say what the tower is and what works."""
-        raise ModelError(self.refusal)
 
     def forward(self, tokens: Int[Tensor, "text position"]) -> Float[Tensor, "text d_embed"]:
         """Text representations of token ids."""

@@ -10,21 +10,14 @@ from transformer_lens import HookedRootModule
 from ..errors import ModelError
 
 
-class PartlessTower(HookedRootModule):
-    """A tower that is no sum of heads and MLPs.
+class Refusing(HookedRootModule):
+    """A tower, of images or texts, that has no blocks to show.
 
     Attributes:
-        tower: the original module, whose parameters are used.
         refusal: what those are told who ask for parts.
     """
 
-    tower: nn.Module
     refusal: str
-
-    @property
-    def parts_name(self) -> str:
-        """What the tower is, for ``repr``."""
-        return type(self.tower).__name__
 
     @property
     def n_layers(self) -> NoReturn:
@@ -40,6 +33,25 @@ class PartlessTower(HookedRootModule):
     def blocks(self) -> NoReturn:
         """Refused with a ModelError."""
         self.refuse()
+
+    def refuse(self) -> NoReturn:
+        """Say what the tower is and what works."""
+        raise ModelError(self.refusal)
+
+
+class PartlessTower(Refusing):
+    """An image tower that is no sum of heads and MLPs.
+
+    Attributes:
+        tower: the original module, whose parameters are used.
+    """
+
+    tower: nn.Module
+
+    @property
+    def parts_name(self) -> str:
+        """What the tower is, for ``repr``."""
+        return type(self.tower).__name__
 
     @property
     def d_model(self) -> NoReturn:
@@ -65,10 +77,6 @@ class PartlessTower(HookedRootModule):
     def reads_class_token(self) -> NoReturn:
         """Refused with a ModelError."""
         self.refuse()
-
-    def refuse(self) -> NoReturn:
-        """Say what the tower is and what works."""
-        raise ModelError(self.refusal)
 
     def check_mode(self) -> None:
         """Refuse batch norms in training mode, where pictures of a batch change each other and the norm itself."""
