@@ -26,7 +26,8 @@ from .models.hooked_text import HookedText, UnhookedText
 from .models.hooked_vit import HookedViT
 from .models.partless import PartlessTower
 from .models.readouts import Reading, ReadMap
-from .models.recording import Record, wide
+from .models.readers import wide
+from .models.recording import Record
 
 
 def decompose(

@@ -30,7 +30,8 @@ from ..decompose import decompose, read_matrix
 from ..decomposition import Decomposition
 from ..errors import ModelError, SettingError
 from ..model import HookedCLIP
-from ..models.recording import FirstToken, Record, wide
+from ..models.readers import FirstToken, wide
+from ..models.recording import Record
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from .hooked_parts import HookedAttention, HookedMLP, HookedNorm, attached
-from .recording import Record, wide
+from .readers import wide
+from .recording import Record
 from .towers.parts import BlockParts
 
 __all__ = ["Constants", "HookedBlock", "HookedNorm", "Record", "attached"]
@@ -100,17 +101,20 @@ class HookedBlock(nn.Module):
         x = self.hook_resid_pre(x)
         if record is not None:
             record.began(x)
+        x = self.hook_resid_mid(x[:, :rows] + self._attended(x, record, rows, mask))
+        mlp, behind = _normed(self.ln2_post, self.mlp(self.ln2(x)), record)
+        mlp = self.hook_mlp_out(_scaled(mlp, self.mlp_scale))
+        if record is not None:
+            record.wrote(mlp, behind)
+        return self.hook_resid_post(x + mlp)
+
+    def _attended(self, x: Tensor, record: Record | None, rows: int | None, mask: Tensor | None) -> Tensor:
+        """What the attention writes; queries, keys and values end with it, before the MLP needs its room."""
         attention, heard = self.attn(self.ln1(x), record, rows, mask)
         attention, behind = _normed(self.ln1_post, attention, record)
         if record is not None and heard is not None:
             record.attended(heard, behind)
-        x = x[:, :rows] + self.hook_attn_out(attention * self.attention_scale)
-        x = self.hook_resid_mid(x)
-        mlp, behind = _normed(self.ln2_post, self.mlp(self.ln2(x)), record)
-        mlp = self.hook_mlp_out(mlp * self.mlp_scale)
-        if record is not None:
-            record.wrote(mlp, behind)
-        return self.hook_resid_post(x + mlp)
+        return self.hook_attn_out(_scaled(attention, self.attention_scale))
 
 
 def _normed(norm: HookedNorm | None, x: Tensor, record: Record | None) -> tuple[Tensor, Tensor | None]:
@@ -118,6 +122,11 @@ def _normed(norm: HookedNorm | None, x: Tensor, record: Record | None) -> tuple[
     if norm is None:
         return x, None
     return norm(x), None if record is None else 1 / norm.sigma(x)[..., None]
+
+
+def _scaled(x: Tensor, scale: Tensor | float) -> Tensor:
+    """Without a pass over ``x`` where there is nothing to multiply."""
+    return x * scale if isinstance(scale, Tensor) else x
 
 
 def _behind(weight: Float[Tensor, "*axes d_model"], norm: HookedNorm | None) -> Float[Tensor, "*axes d_model"]:

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from .recording import Heard, Record, wide
+from .readers import Heard, wide
+from .recording import Record
 from .towers.parts import AttentionParts, MLPParts, zero_bias
 
 

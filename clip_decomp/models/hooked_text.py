@@ -34,7 +34,8 @@ from .hooked_parts import HookedNorm
 from .kept import Kept, Value
 from .partless import Refusing
 from .readouts import ClassToken
-from .recording import ChosenToken, Record
+from .readers import ChosenToken
+from .recording import Record
 from .text_towers.adapters import text_parts_of
 from .text_towers.parts import TextParts
 
@@ -143,7 +144,7 @@ class HookedText(HookedRootModule):
         places, mask = parts.places(tokens), parts.mask(tokens, x.shape[1])
         reader = ChosenToken(places)
         if record is not None:
-            record.reader = reader
+            record.reader, record.layers = reader, self.n_layers
         for block in self.blocks:
             x = block(x, record, mask=mask)
         if record is not None:

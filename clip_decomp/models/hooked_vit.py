@@ -37,7 +37,8 @@ from .hooked_parts import HookedNorm
 from .inputs import check_images
 from .kept import Kept, Value
 from .readouts import Readout
-from .recording import FirstToken, Record
+from .readers import FirstToken
+from .recording import Record
 from .towers.adapters import parts_of
 from .towers.parts import TowerParts
 
@@ -152,7 +153,7 @@ class HookedViT(HookedRootModule):
         """
         reader = self.readout.reader
         if record is not None:
-            record.reader = reader
+            record.reader, record.layers = reader, self.n_layers - layer
             if record.edit_z is not None and not self.reads_class_token:
                 raise ModelError(
                     f"Heads are edited on the way at the class token, and this tower reads by {self.readout.describes}:"

@@ -21,7 +21,8 @@ from transformer_lens.hook_points import HookPoint
 from ..errors import ModelError
 from .hooked_parts import HookedAttention, HookedMLP, HookedNorm
 from .readouts import Output, Reading, ReadMap, Readout
-from .recording import EveryToken, Record, wide
+from .readers import EveryToken, wide
+from .recording import Record
 from .towers.parts import AttentionParts, MLPParts
 
 

@@ -25,7 +25,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .hooked_parts import HookedNorm
-from .recording import CLASS_TOKEN, Average, EveryToken, Reader, Record, wide
+from .readers import CLASS_TOKEN, Average, EveryToken, Reader, wide
+from .recording import Record
 
 
 class Output(ABC):

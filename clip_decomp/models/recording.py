@@ -1,162 +1,15 @@
-"""What one forward pass of a hooked tower leaves behind for a decomposition.
-
-A readout weighs tokens. Where the weights are known beforehand (class token, plain average) the token axis is reduced
-layer by layer and nothing of its size is kept. Where they follow from the final stream (each token its own norm, or
-pool heads) every token is kept, and :meth:`Record.contract` reduces all layers at the end.
-
-Example:
-    >>> from clip_decomp.models.recording import Average
-    >>> Average(1, 3).take(torch.tensor([[[9.0], [2.0], [4.0]]])).tolist()
-    [[3.0]]
-"""
+"""What one forward pass of a hooked tower leaves behind for a decomposition."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-#: Entries of attention patterns that are computed at a time.
-_PATTERN_ENTRIES = 2**24
-
-
-def wide(value: Tensor) -> Tensor:
-    """In float32 at least: float64 stays, halves become float32."""
-    return value if value.dtype == torch.float64 else value.float()
-
-
-@dataclass(frozen=True)
-class Heard:
-    """One pass through one attention.
-
-    Attributes:
-        pattern: if it was computed.
-        bias: what is added to scores, if anything.
-        scale: what the attention's own norm over its heads multiplies every row by, if it has one.
-    """
-
-    z: Float[Tensor, "batch row head d_head"]
-    q: Float[Tensor, "batch row head d_head"]
-    k: Float[Tensor, "batch token head d_head"]
-    v: Float[Tensor, "batch token head d_head"]
-    pattern: Float[Tensor, "batch head row token"] | None = None
-    bias: Float[Tensor, "_ head row token"] | None = None
-    scale: Float[Tensor, "batch row 1"] | None = None
-
-    def rows(self, weights: Float[Tensor, "_ pool row"]) -> Float[Tensor, "batch head pool token"]:
-        """Weighted sums of the pattern's first rows, of some images at a time where there is no pattern yet."""
-        weights, count = weights[:, None], weights.shape[-1]
-        if self.pattern is not None:
-            return weights @ wide(self.pattern[:, :, :count])
-        q, k = wide(self.q[:, :count]).transpose(1, 2), wide(self.k).transpose(1, 2)
-        step = max(1, _PATTERN_ENTRIES // max(1, q.shape[1] * q.shape[2] * k.shape[2]))
-        found = []
-        for start in range(0, max(1, len(q)), step):
-            part = slice(start, start + step)
-            scores = (q[part] * q.shape[-1] ** -0.5) @ k[part].transpose(-2, -1)
-            scores = scores if self.bias is None else scores + self.bias[:, :, :count]
-            found.append((weights if len(weights) == 1 else weights[part]) @ scores.softmax(-1))
-        return torch.cat(found)
-
-
-class Reader(ABC):
-    """How the token axis is reduced while recording.
-
-    Attributes:
-        last_rows: rows of the last block that are read, None for all.
-        deferred: whether the reduction waits for the final stream.
-    """
-
-    last_rows: int | None = None
-    deferred: bool = False
-
-    @abstractmethod
-    def take(self, x: Float[Tensor, "batch token ..."]) -> Float[Tensor, "batch ..."]:
-        """What is kept of a value at every token."""
-
-    @abstractmethod
-    def row(self, heard: Heard) -> Float[Tensor, "batch head token"]:
-        """The readout row of every head's pattern."""
-
-
-@dataclass(frozen=True)
-class FirstToken(Reader):
-    """The class token, which is token 0."""
-
-    last_rows: int | None = 1
-
-    def take(self, x: Tensor) -> Tensor:
-        """The first token; a copy, so that all the others can be forgotten."""
-        return x[:, 0].clone()
-
-    def row(self, heard: Heard) -> Tensor:
-        """The first row."""
-        if heard.pattern is not None:
-            return heard.pattern[:, :, 0]
-        q, k = heard.q, heard.k
-        scores = torch.einsum("bhd,bkhd->bhk", wide(q[:, 0]), wide(k)) * q.shape[-1] ** -0.5
-        return (scores if heard.bias is None else scores + heard.bias[:, :, 0]).softmax(-1)
-
-
-#: One is enough, and a compiled graph cannot make one.
-CLASS_TOKEN = FirstToken()
-
-
-@dataclass(frozen=True)
-class ChosenToken(Reader):
-    """One token of each input, such as the end of a text."""
-
-    places: Int[Tensor, " batch"]
-
-    def take(self, x: Tensor) -> Tensor:
-        """The chosen ones."""
-        return x[torch.arange(len(x), device=x.device), self.places]
-
-    def row(self, heard: Heard) -> Tensor:
-        """Their rows."""
-        if heard.pattern is not None:
-            return self.take(heard.pattern.transpose(1, 2))
-        q = wide(self.take(heard.q))
-        scores = torch.einsum("bhd,bkhd->bhk", q, wide(heard.k)) * q.shape[-1] ** -0.5
-        if heard.bias is not None:
-            scores = scores + self.take(heard.bias.expand(len(q), -1, -1, -1).transpose(1, 2))
-        return scores.softmax(-1)
-
-
-@dataclass(frozen=True)
-class Average(Reader):
-    """The mean over tokens ``start`` to ``stop``."""
-
-    start: int
-    stop: int
-
-    def take(self, x: Tensor) -> Tensor:
-        """The mean, in float32 at least."""
-        return wide(x[:, self.start : self.stop]).mean(1)
-
-    def row(self, heard: Heard) -> Tensor:
-        """The mean row."""
-        weights = torch.zeros(1, 1, self.stop, device=heard.q.device, dtype=wide(heard.q[:0]).dtype)
-        weights[..., self.start :] = 1 / (self.stop - self.start)
-        return heard.rows(weights)[:, :, 0]
-
-
-class EveryToken(Reader):
-    """All tokens are kept."""
-
-    deferred = True
-
-    def take(self, x: Tensor) -> Tensor:
-        """All of it."""
-        return x
-
-    def row(self, heard: Heard) -> Tensor:
-        """Not known yet."""
-        raise NotImplementedError
+from .readers import CLASS_TOKEN, Average, Heard, Reader, wide
 
 
 @dataclass
@@ -173,6 +26,8 @@ class Record:
             hook it belongs to one pass, so passes of several threads do not meet.
         rows: keep attention rows.
         reader: how tokens are reduced, at the class token if None; the tower sets it.
+        layers: how many there will be, so that small values of all of them can lie in one block of memory; the tower
+            sets it.
         embedding: residual stream before the first block, of the readout.
         z: attention-weighted values of the readout, over the block's own norms where it has some.
         attention: the readout's row of the attention pattern.
@@ -191,6 +46,7 @@ class Record:
     edit_z: Callable[[int, Float[Tensor, "batch head d_head"]], Float[Tensor, "batch head d_head"]] | None = None
     rows: bool = True
     reader: Reader | None = None
+    layers: int = 0
     embedding: Float[Tensor, "batch d_model"] | None = None
     z: list[Float[Tensor, "batch head d_head"]] = field(default_factory=list)
     attention: list[Float[Tensor, "batch head token"]] = field(default_factory=list)
@@ -205,6 +61,7 @@ class Record:
     pool: Record | None = None
     pooled: Float[Tensor, "batch d_pool"] | None = None
     _heard: list[Heard] = field(default_factory=list)
+    _room: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def how(self) -> Reader:
@@ -214,7 +71,7 @@ class Record:
     def began(self, stream: Float[Tensor, "batch token d_model"]) -> None:
         """A block begins; the first one's input is the embedding."""
         if self.embedding is None:
-            self.embedding = self.how.take(stream)
+            self.embedding = self._own(stream)
 
     def attended(self, heard: Heard, behind: Float[Tensor, "batch row 1"] | None = None) -> None:
         """A block's attention is done.
@@ -226,7 +83,7 @@ class Record:
         if behind is not None:
             scale = behind if scale is None else scale * behind
         z = heard.z if scale is None else heard.z * scale[..., None]
-        self.z.append(self.how.take(z))
+        self.z.append(self._own(z, "z", len(self.z)))
         self.attention_norm.append(None if behind is None else self.how.take(behind)[..., 0])
         if self.tokens:
             self.values.append(heard.v)
@@ -237,7 +94,7 @@ class Record:
             self._heard.append(Heard(heard.z[:, :0], *kept, heard.v[:, :0], heard.pattern, heard.bias, scale))
             return
         row = self.how.row(heard)
-        self.attention.append(row)
+        self.attention.append(self._kept(row, "attention", len(self.attention)))
         self.reach.append(None if scale is None or not self.tokens else self._scaled_row(heard, scale, row))
 
     def _scaled_row(self, heard: Heard, scale: Tensor, row: Tensor) -> Tensor:
@@ -250,14 +107,32 @@ class Record:
 
     def wrote(self, mlp: Float[Tensor, "batch row d_model"], behind: Float[Tensor, "batch row 1"] | None) -> None:
         """A block's MLP is done."""
-        self.mlp.append(self.how.take(mlp))
+        self.mlp.append(self._own(mlp, "mlp", len(self.mlp)))
         self.mlp_norm.append(None if behind is None else self.how.take(behind)[..., 0])
 
     def ended(self, stream: Float[Tensor, "batch token d_model"]) -> None:
         """The last block is done."""
-        self.final = self.how.take(stream)
+        self.final = self._own(stream)
         if self.how.deferred:
             self.stream = stream
+
+    def _own(self, x: Tensor, what: str = "", layer: int = 0) -> Tensor:
+        """What is read of ``x``, so that the rest can be forgotten."""
+        taken = self.how.take(x)
+        return taken if self.how.deferred else self._kept(taken, what, layer)
+
+    def _kept(self, value: Tensor, what: str, layer: int) -> Tensor:
+        """A copy, in the room of all layers where one was asked for.
+
+        Small values that are allocated between the large ones of a pass keep the allocator from giving those back:
+        3 to 10 % of the memory of a large tower.
+        """
+        if not what or layer >= self.layers or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return value.clone()
+        room = self._room.get(what)
+        if room is None or room.shape[1:] != value.shape:
+            room = self._room[what] = value.new_empty(self.layers, *value.shape)
+        return room[layer].copy_(value)
 
     def contract(self, weights: Float[Tensor, "batch pool token"], attending: Float[Tensor, "_ pool token"]) -> None:
         """Reduce every token that was kept: prompts, which come after those of the final stream, weigh nothing.
