@@ -25,8 +25,8 @@ from .models.hooked_block import Constants
 from .models.hooked_text import HookedText, UnhookedText
 from .models.hooked_vit import HookedViT
 from .models.partless import PartlessTower
-from .models.readouts import Reading, ReadMap
 from .models.readers import wide
+from .models.readouts import Reading, ReadMap
 from .models.recording import Record
 
 

@@ -33,8 +33,8 @@ from .hooked_block import HookedBlock, attached
 from .hooked_parts import HookedNorm
 from .kept import Kept, Value
 from .partless import Refusing
-from .readouts import ClassToken
 from .readers import ChosenToken
+from .readouts import ClassToken
 from .recording import Record
 from .text_towers.adapters import text_parts_of
 from .text_towers.parts import TextParts

@@ -36,8 +36,8 @@ from .hooked_block import HookedBlock
 from .hooked_parts import HookedNorm
 from .inputs import check_images
 from .kept import Kept, Value
-from .readouts import Readout
 from .readers import FirstToken
+from .readouts import Readout
 from .recording import Record
 from .towers.adapters import parts_of
 from .towers.parts import TowerParts

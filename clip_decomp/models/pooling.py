@@ -20,8 +20,8 @@ from transformer_lens.hook_points import HookPoint
 
 from ..errors import ModelError
 from .hooked_parts import HookedAttention, HookedMLP, HookedNorm
-from .readouts import Output, Reading, ReadMap, Readout
 from .readers import EveryToken, wide
+from .readouts import Output, Reading, ReadMap, Readout
 from .recording import Record
 from .towers.parts import AttentionParts, MLPParts
 
