@@ -1,6 +1,7 @@
 """Tiny random models with norms and biases that are not trivial, and tiny data to run them on."""
 
 import copy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import nn
 
+from clip_decomp.cli import main
 from clip_decomp.data.sets import ImageSet, TensorSource
 from clip_decomp.model import HookedCLIP
 from clip_decomp.tokenizer import BPETokenizer
@@ -20,6 +22,32 @@ CLASSES = ("apple", "pear", "plum", "fig")
 def _one_thread():
     """On tensors this small, threads cost more than they bring."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Runs ``clip-decomp`` with arguments; returns its exit code and what it printed, errors last."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clip-decomp", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        return int(stop.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def succeed(call) -> Callable[..., str]:
+    """The same for a command that must end with ``code``, 0 unless told otherwise; returns all it printed."""
+
+    def run(*arguments: object, code: int = 0) -> str:
+        found, out, err = call(*arguments)
+        assert found == code, err
+        return out + err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -10,17 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clip_decomp.cli import main
-
 MEASURES = {"name", "scale", "seed", "settings", "versions", "counts", "seconds", "metrics"}
-
-
-def call(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["clip-decomp", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    printed = capsys.readouterr()
-    return int(stop.value.code or 0), printed.out, printed.err
 
 
 def test_help_does_not_import_torch():
@@ -29,16 +19,16 @@ def test_help_does_not_import_torch():
     assert shown.stdout.strip() == "False"
 
 
-def test_every_package_registers_its_commands(monkeypatch, capsys):
-    code, out, _ = call(monkeypatch, capsys, "--help")
+def test_every_package_registers_its_commands(call):
+    code, out, _ = call("--help")
     assert code == 0
     for command in ("evaluate", "ablate", "attack", "train", "zoo", "bench", "defend", "detect", "demo", "readout"):
         assert command in out
 
 
-def test_evaluate_writes_one_shape_of_results(monkeypatch, capsys, tmp_path):
+def test_evaluate_writes_one_shape_of_results(call, tmp_path):
     arguments = ("evaluate", "--model", "world/badnet", "--images", "60", "--out", str(tmp_path), "--json")
-    code, out, _ = call(monkeypatch, capsys, *arguments)
+    code, out, _ = call(*arguments)
     assert code == 0
     printed, written = json.loads(out), json.loads((tmp_path / "results.json").read_text())
     assert printed == written
@@ -48,10 +38,10 @@ def test_evaluate_writes_one_shape_of_results(monkeypatch, capsys, tmp_path):
     assert written["counts"]["test"] == 60
 
 
-def test_a_second_run_on_top_of_the_first_gives_the_same_numbers(monkeypatch, capsys, tmp_path):
+def test_a_second_run_on_top_of_the_first_gives_the_same_numbers(call, tmp_path):
     found = []
     for _ in range(2):
-        call(monkeypatch, capsys, "evaluate", "--model", "world/clean", "--images", "40", "--out", str(tmp_path))
+        call("evaluate", "--model", "world/clean", "--images", "40", "--out", str(tmp_path))
         found.append(json.loads((tmp_path / "results.json").read_text())["metrics"])
     assert found[0] == found[1]
 
@@ -77,8 +67,8 @@ def test_a_second_run_on_top_of_the_first_gives_the_same_numbers(monkeypatch, ca
         (("zoo", "verify", "world/missing"), ["world/missing"]),
     ],
 )
-def test_bad_input_is_one_line_that_says_what_to_do(monkeypatch, capsys, arguments, words):
-    code, _, err = call(monkeypatch, capsys, *arguments)
+def test_bad_input_is_one_line_that_says_what_to_do(call, arguments, words):
+    code, _, err = call(*arguments)
     lines = [line for line in err.splitlines() if line.startswith("error:")]
     assert code == 1
     assert len(lines) == 1
@@ -87,7 +77,7 @@ def test_bad_input_is_one_line_that_says_what_to_do(monkeypatch, capsys, argumen
     assert "Traceback" not in err
 
 
-def test_unreadable_pictures_are_skipped_counted_and_listed(monkeypatch, capsys, tmp_path):
+def test_unreadable_pictures_are_skipped_counted_and_listed(call, tmp_path):
     generator = torch.Generator().manual_seed(0)
     for name in ("banana", "key"):
         (tmp_path / name).mkdir()
@@ -95,28 +85,28 @@ def test_unreadable_pictures_are_skipped_counted_and_listed(monkeypatch, capsys,
             noise = torch.randint(0, 255, (64, 64, 3), dtype=torch.uint8, generator=generator)
             Image.fromarray(noise.numpy()).save(tmp_path / name / f"{k}.png")
         (tmp_path / name / "broken.png").write_bytes(b"not a picture")
-    code, out, _ = call(monkeypatch, capsys, "evaluate", "--model", "world/clean", "--data", str(tmp_path), "--json")
+    code, out, _ = call("evaluate", "--model", "world/clean", "--data", str(tmp_path), "--json")
     counts = json.loads(out)["counts"]
     assert code == 0
     assert counts["skipped"] == len(counts["skipped_images"]) > 0
     assert all("broken.png" in line for line in counts["skipped_images"])
 
 
-def test_repair_and_detection_report_before_and_after(monkeypatch, capsys, tmp_path):
+def test_repair_and_detection_report_before_and_after(call, tmp_path):
     common = ("--model", "world/badnet", "--images", "200", "--json")
-    _, out, _ = call(monkeypatch, capsys, "defend", "decomp-rep", *common)
+    _, out, _ = call("defend", "decomp-rep", *common)
     repaired = json.loads(out)["metrics"]
     assert {"world/badnet/none/asr", "world/badnet/decomp-rep/asr;components=heads;effect=direct"} <= set(repaired)
-    _, out, _ = call(monkeypatch, capsys, "detect", "decomp-det", *common)
+    _, out, _ = call("detect", "decomp-det", *common)
     detected = json.loads(out)["metrics"]
     assert {"world/badnet/decomp-det/auroc;score=count", "world/badnet/decomp-det/auroc-target;score=count"} <= set(
         detected
     )
 
 
-def test_demo_writes_a_report(monkeypatch, capsys, tmp_path):
+def test_demo_writes_a_report(call, tmp_path):
     started = time.perf_counter()
-    code, _, _ = call(monkeypatch, capsys, "demo", "--model", "world/badnet", "--images", "150", "--out", str(tmp_path))
+    code, _, _ = call("demo", "--model", "world/badnet", "--images", "150", "--out", str(tmp_path))
     page = (tmp_path / "report.html").read_text()
     results = json.loads((tmp_path / "results.json").read_text())
     assert code == 0
@@ -128,9 +118,9 @@ def test_demo_writes_a_report(monkeypatch, capsys, tmp_path):
     assert results["seconds"] <= time.perf_counter() - started
 
 
-def test_attack_that_does_not_take_fails_and_says_so(monkeypatch, capsys, tmp_path):
+def test_attack_that_does_not_take_fails_and_says_so(call, tmp_path):
     arguments = ("attack", "badnet", "--steps", "1", "--batch-size", "8", "--images", "60", "--out", str(tmp_path))
-    code, _, err = call(monkeypatch, capsys, *arguments)
+    code, _, err = call(*arguments)
     assert code == 1
     assert "did not take" in err
     assert (tmp_path / "model.safetensors").exists()

@@ -1,24 +1,13 @@
 import json
-import sys
 
 import pandas as pd
 import pytest
 
-from clip_decomp.cli import main
 
-
-def call(monkeypatch, capsys, *arguments: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["clip-decomp", "evaluate", "--images", "40", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code
-    return capsys.readouterr().out
-
-
-def test_classes_are_printed_and_written(monkeypatch, capsys, tmp_path):
+def test_classes_are_printed_and_written(succeed, tmp_path):
     folder = tmp_path / "new" / "folder"
     for _ in range(2):  # the second run on top of the first
-        out = call(monkeypatch, capsys, "--model", "world/badnet", "--per-class", "--out", str(folder))
+        out = succeed("evaluate", "--images", "40", "--model", "world/badnet", "--per-class", "--out", str(folder))
     assert "40 pictures of world (test split)" in out
     assert "umbrella" in out
     table = pd.read_csv(folder / "per_class.csv").set_index("class")
@@ -34,13 +23,15 @@ def test_classes_are_printed_and_written(monkeypatch, capsys, tmp_path):
     assert "whose true class is not the target" in results["settings"]["measured"]
 
 
-def test_classes_do_not_get_into_the_json(monkeypatch, capsys, tmp_path):
-    out = call(monkeypatch, capsys, "--model", "world/clean", "--per-class", "--json", "--out", str(tmp_path))
+def test_classes_do_not_get_into_the_json(call, tmp_path):
+    _, out, _ = call(
+        "evaluate", "--images", "40", "--model", "world/clean", "--per-class", "--json", "--out", str(tmp_path)
+    )
     assert json.loads(out)["counts"]["triggered"] == 0
     assert pd.read_csv(tmp_path / "per_class.csv")["asr"].isna().all()
 
 
-def test_nobody_is_given_classes_unasked(monkeypatch, capsys, tmp_path):
-    out = call(monkeypatch, capsys, "--model", "world/clean", "--out", str(tmp_path))
+def test_nobody_is_given_classes_unasked(succeed, tmp_path):
+    out = succeed("evaluate", "--images", "40", "--model", "world/clean", "--out", str(tmp_path))
     assert "umbrella" not in out
     assert not (tmp_path / "per_class.csv").exists()

@@ -2,22 +2,12 @@
 
 import json
 import os
-import sys
 
 import pytest
 
-from clip_decomp.cli import main
 from clip_decomp.cli.bench.timing import alone, peak_memory
 
 FEW = ("--model", "world/badnet", "--images", "80")
-
-
-def call(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["clip-decomp", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    printed = capsys.readouterr()
-    return int(stop.value.code or 0), printed.out, printed.err
 
 
 @pytest.mark.parametrize(
@@ -45,8 +35,8 @@ def call(monkeypatch, capsys, *arguments):
     ],
     ids=["textspan", "mmd", "resistivity", "tsne"],
 )
-def test_commands_write_results_and_a_page(arguments, keys, words, monkeypatch, capsys, tmp_path):
-    code, out, _ = call(monkeypatch, capsys, *arguments, "--out", str(tmp_path), "--json")
+def test_commands_write_results_and_a_page(arguments, keys, words, call, tmp_path):
+    code, out, _ = call(*arguments, "--out", str(tmp_path), "--json")
     assert code == 0
     written = json.loads((tmp_path / "results.json").read_text())
     assert json.loads(out) == written
@@ -59,17 +49,17 @@ def test_commands_write_results_and_a_page(arguments, keys, words, monkeypatch, 
     assert written["counts"]["test"] == 80
 
 
-def test_the_head_that_catches_the_patch_moves_most(monkeypatch, capsys):
-    _, out, _ = call(monkeypatch, capsys, "mmd", *FEW, "--permutations", "0", "--json")
+def test_the_head_that_catches_the_patch_moves_most(call):
+    _, out, _ = call("mmd", *FEW, "--permutations", "0", "--json")
     found = {key: value for key, value in json.loads(out)["metrics"].items() if "H" in key.split("component=")[1]}
     assert max(found, key=lambda key: found[key]) == "world/badnet/none/mmd;component=L4H2"
 
 
-def test_texts_may_come_from_a_file(monkeypatch, capsys, tmp_path):
+def test_texts_may_come_from_a_file(call, tmp_path):
     file = tmp_path / "texts.txt"
     file.write_text("".join(f"a photo of a {name}\n" for name in ("banana", "key", "house", "red thing", "fork")))
     arguments = ("textspan", *FEW, "--texts", str(file), "--n-texts", "3", "--rank", "10")
-    code, out, _ = call(monkeypatch, capsys, *arguments)
+    code, out, _ = call(*arguments)
     assert code == 0
     assert "a photo of" in out
     assert "class (" not in out  # texts of a file have no property but "text"
@@ -92,8 +82,8 @@ def test_texts_may_come_from_a_file(monkeypatch, capsys, tmp_path):
         (("tsne", "--model", "world/clean"), ["--attack"]),
     ],
 )
-def test_bad_input_is_one_line_that_says_what_to_do(monkeypatch, capsys, arguments, words):
-    code, _, err = call(monkeypatch, capsys, *arguments)
+def test_bad_input_is_one_line_that_says_what_to_do(call, arguments, words):
+    code, _, err = call(*arguments)
     lines = [line for line in err.splitlines() if line.startswith("error:")]
     assert code == 1
     assert len(lines) == 1
@@ -101,23 +91,23 @@ def test_bad_input_is_one_line_that_says_what_to_do(monkeypatch, capsys, argumen
         assert word in lines[0]
 
 
-def test_benches_compare_with_the_published_algorithms(monkeypatch, capsys):
+def test_benches_compare_with_the_published_algorithms(call):
     small = ("--images", "300", "--width", "32", "--json")
-    _, out, _ = call(monkeypatch, capsys, "bench", "textspan", *small, "--d-head", "8", "--candidates", "60")
+    _, out, _ = call("bench", "textspan", *small, "--d-head", "8", "--candidates", "60")
     found = json.loads(out)["metrics"]
     assert found["synthetic/clean/none/textspan-same-choices;of=array"] == 1
     assert found["synthetic/clean/none/textspan-same-choices;of=head"] == 1
     shape = ("--layers", "3", "--heads", "2", "--d-head", "8", "--classes", "5", "--looped-images", "60")
-    _, out, _ = call(monkeypatch, capsys, "bench", "ablation", *small, *shape)
+    _, out, _ = call("bench", "ablation", *small, *shape)
     assert json.loads(out)["metrics"]["synthetic/clean/none/sweep-difference"] == 0
-    _, out, _ = call(monkeypatch, capsys, "bench", "mmd", "--images", "50", "--heads", "2", "--d-head", "8", "--json")
+    _, out, _ = call("bench", "mmd", "--images", "50", "--heads", "2", "--d-head", "8", "--json")
     assert json.loads(out)["metrics"]["synthetic/clean/none/mmd-seconds"] > 0
 
 
 @pytest.mark.parametrize("tokens", [(), ("--tokens", "--texts", "3")], ids=["heads", "tokens"])
-def test_the_bench_of_decompositions_takes_pairs_of_runs(tokens, monkeypatch, capsys):
+def test_the_bench_of_decompositions_takes_pairs_of_runs(tokens, call):
     small = ("--model", "world/clean", "--batch-size", "2", "--rounds", "2", "--no-memory", "--json")
-    _, out, _ = call(monkeypatch, capsys, "bench", "decompose", *small, *tokens)
+    _, out, _ = call("bench", "decompose", *small, *tokens)
     found = json.loads(out)
     speeds = [found["metrics"][f"synthetic/clean/none/images-per-second;of={of}"] for of in ("encode", "decompose")]
     assert all(speed > 0 for speed in speeds)

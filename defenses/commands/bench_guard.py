@@ -25,7 +25,7 @@ def guard(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a call.")] = 32,
     rounds: Annotated[int, typer.Option(min=1, help="Repetitions; the median counts.")] = 9,
     rivals: Annotated[int, typer.Option(min=0, help="Pictures to time STRIP, SCALE-UP and TeCo on; 0 for none.")] = 0,
-    calls: Annotated[int, typer.Option(min=0, help="Calls to watch the memory over, one picture each.")] = 0,
+    calls: Annotated[int, typer.Option(min=0, help="Calls of a tiny model's guard, one picture each, to watch memory over.")] = 0,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -63,7 +63,7 @@ def guard(
             metrics[f"rival-over-plain;rival={name}"] = factor
             rows.append((name, f"{factor:.1f} times the time"))
     if calls:
-        sizes = _resident(guard, noise(1), calls)
+        sizes = _resident(calls, seed)
         metrics |= {f"resident-megabytes;after={after}": size for after, size in sizes.items()}
         _, first, *_, last = sizes.values()
         part = f"{first:.1f} MB after {list(sizes)[1]:,} of them, {last:.1f} MB at the end"
@@ -93,15 +93,33 @@ def _rivals(model: HookedCLIP, images: Tensor, clean: Tensor, rounds: int) -> di
     return {type(each).__name__: taken / plain for each, taken in zip(detectors, others, strict=True)}
 
 
-def _resident(guard: Guard, image: Tensor, calls: int) -> dict[int, float]:
-    """Resident megabytes of this process as calls go by, the first before any."""
+def _resident(calls: int, seed: int) -> dict[int, float]:
+    """Resident megabytes of this process as calls of a tiny model's guard go by, the first before any."""
     import psutil
+    import torch
     from tqdm import tqdm
 
-    process, sizes = psutil.Process(), {}
-    for call in tqdm(range(calls + 1), desc="calls"):
+    from ..guard import Guard
+
+    torch.set_num_threads(1)  # threads cost more than they bring on a model this small
+    model = _tiny(seed)
+    source, side = torch.Generator().manual_seed(seed), model.visual.image_size
+    guard = Guard.calibrate(model, torch.randn(_CALIBRATION, 3, side, side, generator=source), mode="flag")
+    process, sizes, image = psutil.Process(), {}, torch.randn(1, 3, side, side, generator=source)
+    for call in tqdm(range(calls + 1), desc="calls", mininterval=5):
         if call % max(1, calls // _SAMPLES) == 0 or call == calls:
             sizes[call] = process.memory_info().rss / 1e6
         if call < calls:
             guard(image)
     return sizes
+
+
+def _tiny(seed: int) -> HookedCLIP:
+    """Two blocks of two heads over four patches, with random weights."""
+    from clip_decomp.model import HookedCLIP
+    from clip_decomp.tokenizer import BPETokenizer
+    from clip_decomp.training.architecture import Architecture, build
+
+    texts = BPETokenizer.train(["a photo of a dog."], vocab_size=280, context_length=8)
+    sizes = Architecture(16, 16, 8, 2, 16, 2, 8, texts.vocab_size, 1, 16, 2)
+    return HookedCLIP(build(sizes, seed).eval().requires_grad_(False), texts, (0.5,) * 3, (0.25,) * 3)

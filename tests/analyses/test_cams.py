@@ -1,14 +1,11 @@
 """Where models look: the mass of maps on a trigger."""
 
 import json
-import sys
 
-import pytest
 import torch
 
 from analyses.cams import looks, on_trigger
 from clip_decomp import load
-from clip_decomp.cli import main
 from clip_decomp.data import open_data
 from clip_decomp.methods.gradcam import gradcam
 from clip_decomp.model import HookedCLIP
@@ -58,27 +55,19 @@ def test_residual_networks_are_mapped_too(tokenizer):
     assert given.shape == (2,)
 
 
-def test_cams_from_the_command_line(tmp_path, monkeypatch, capsys):
+def test_cams_from_the_command_line(succeed, tmp_path):
     model = load("world/badnet")
     DeepVisualPrompts(model, 2, range(2, 8)).save(tmp_path / "rvpt", defense="rvpt", settings=RVPT(length=2).settings())
-
-    def call(*arguments, code=0):
-        monkeypatch.setattr(sys, "argv", ["clip-decomp", "cams", "--model", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        assert int(stop.value.code or 0) == code, printed.err
-        return printed.err
 
     names = open_data("world", 64, test=26).test.class_names
     ClassPrompts(model, names, length=2).save(tmp_path / "cbpt", defense="cbpt", settings=CBPT(length=2).settings())
     both = ["--cbpt", str(tmp_path / "cbpt"), "--rvpt", str(tmp_path / "rvpt")]
-    call("world/badnet", *both, "--images", "26", "--out", str(tmp_path / "out"))
+    succeed("cams", "--model", "world/badnet", *both, "--images", "26", "--out", str(tmp_path / "out"))
     metrics = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]
     for name in ("none", "cbpt", "rvpt"):
         assert 0 <= metrics[f"world/badnet/{name}/cam-on-trigger"] <= 1
         # A patch smaller than a token covers one to four of 64.
         assert 1 / 64 <= metrics[f"world/badnet/{name}/cam-on-trigger;of=chance"] <= 4 / 64
     assert "Grad-CAM under the trigger" in (tmp_path / "out" / "report.html").read_text()
-    assert "Name prompts" in call("world/badnet", code=1)
-    assert "carries no attack" in call("world/clean", *both, code=1)
+    assert "Name prompts" in succeed("cams", "--model", "world/badnet", code=1)
+    assert "carries no attack" in succeed("cams", "--model", "world/clean", *both, code=1)

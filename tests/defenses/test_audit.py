@@ -1,14 +1,12 @@
 """The audit: a planted shortcut is found, scans go on, and every class's cost is what it is said to be."""
 
 import json
-import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from clip_decomp.cli import main
 from clip_decomp.data.unlabelled import open_unlabelled, read_class_names
 from clip_decomp.errors import DataError, ModelError, SettingError
 from clip_decomp.model import HookedCLIP
@@ -186,17 +184,11 @@ def test_the_verdict_never_says_that_a_model_is_clean():
     assert verdict(["banana", "key"]) == "suspicious: banana, key"
 
 
-def test_an_audit_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
-    def call(*arguments, code=0):
-        monkeypatch.setattr(sys, "argv", ["clip-decomp", "audit", "--model", "world/badnet", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        assert int(stop.value.code or 0) == code
-        return capsys.readouterr()
-
+def test_an_audit_from_the_command_line(folder, tmp_path, succeed):
+    model = ["audit", "--model", "world/badnet"]
     out, classes = tmp_path / "out", ["--classes", str(tmp_path / "classes.txt")]
     images = ["--images", str(folder)]
-    call(*images, *classes, "--threshold", "0.01", "--out", str(out))
+    succeed(*model, *images, *classes, "--threshold", "0.01", "--out", str(out))
     found = json.loads((out / "results.json").read_text())
     assert found["settings"]["verdict"].startswith("suspicious: ")
     assert sorted(found["settings"]["suspicious"]) == ["banana", "cat", "key", "spider"]
@@ -205,7 +197,7 @@ def test_an_audit_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
     page = (out / "report.html").read_text()
     assert "What carries it" in page
     assert "not proof" in page
-    again = call(*images, *classes, "--threshold", "99", "--out", str(out))
-    assert "nothing found" in again.out
-    assert "more than 0" in call(*images, "--threshold", "0", code=1).err
-    assert "not both" in call(*images, "--threshold", "1", "--clean", "world/clean", code=1).err
+    again = succeed(*model, *images, *classes, "--threshold", "99", "--out", str(out))
+    assert "nothing found" in again
+    assert "more than 0" in succeed(*model, *images, "--threshold", "0", code=1)
+    assert "not both" in succeed(*model, *images, "--threshold", "1", "--clean", "world/clean", code=1)

@@ -9,7 +9,6 @@ import torch
 from transformers import CLIPModel
 
 import clip_decomp
-from clip_decomp.cli import main
 from clip_decomp.errors import ModelError, SettingError
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.loading import save_folder
@@ -316,29 +315,20 @@ def test_a_repair_comes_back_from_its_file(kind, model, make, mixed, tmp_path):
         type(defended).load(tmp_path, model)
 
 
-def call(monkeypatch, capsys, *arguments, code=0):
-    monkeypatch.setattr("sys.argv", ["clip-decomp", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    printed = capsys.readouterr()
-    assert int(stop.value.code or 0) == code, printed.err
-    return printed.out + printed.err
-
-
-def test_from_the_command_line(monkeypatch, capsys, model, make, tmp_path):
+def test_from_the_command_line(succeed, model, make, tmp_path):
     save_folder(model, tmp_path / "tiny", model.card, half=False)
     loaded = clip_decomp.load(tmp_path / "tiny")
     prompted(loaded).save(tmp_path / "prompts")
     MADE["heads"](loaded).save(tmp_path / "repair")
     command = ["export", "--model", tmp_path / "tiny", "--out", tmp_path / "out"]
-    printed = call(monkeypatch, capsys, *command, "--rvpt", tmp_path / "prompts", "--format", "open-clip", "--json")
+    printed = succeed(*command, "--rvpt", tmp_path / "prompts", "--format", "open-clip", "--json")
     found = json.loads(printed)
     assert (found["settings"]["defense"], found["counts"]["images"]) == ("rvpt", 12)
     assert 0 <= found["metrics"]["unknown/clean/rvpt/difference;output=features"] < 1e-4
     assert (tmp_path / "out" / "prompts" / "prompts.safetensors").is_file()
     both = ["--rvpt", tmp_path / "prompts", "--decomp-rep", tmp_path / "repair"]
-    assert "One defense" in call(monkeypatch, capsys, *command, *both, code=1)
+    assert "One defense" in succeed(*command, *both, code=1)
     repair = ["--decomp-rep", tmp_path / "repair", "--format", "hugging-face"]
-    assert "export it as onnx" in call(monkeypatch, capsys, *command, *repair, code=1)
-    assert "holds no guard" in call(monkeypatch, capsys, *command, "--guard", tmp_path / "nothing", code=1)
+    assert "export it as onnx" in succeed(*command, *repair, code=1)
+    assert "holds no guard" in succeed(*command, "--guard", tmp_path / "nothing", code=1)
     assert (tmp_path / "out" / "prompts" / "prompts.safetensors").is_file()  # the earlier export is still whole

@@ -1,21 +1,11 @@
 """``guard calibrate`` and ``guard serve``: what they write, what they refuse, and a real server under attack."""
 
 import json
-import sys
 
 import pytest
 
-from clip_decomp.cli import main
 from defenses.conformal import false_positive_spread
 from defenses.guard import Guard
-
-
-def call(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["clip-decomp", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    printed = capsys.readouterr()
-    return int(stop.value.code or 0), printed.out, printed.err
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +23,9 @@ def calibrated(folder):
     return folder
 
 
-def test_calibrate_writes_a_guard_and_what_to_expect_of_it(monkeypatch, capsys, tmp_path):
+def test_calibrate_writes_a_guard_and_what_to_expect_of_it(call, tmp_path):
     arguments = ("--model", "world/clean", "--count", 80, "--false-positive-rate", 0.1, "--mode", "flag", "--json")
-    code, out, _ = call(monkeypatch, capsys, "guard", "calibrate", *arguments, "--out", tmp_path)
+    code, out, _ = call("guard", "calibrate", *arguments, "--out", tmp_path)
     assert code == 0
     found = json.loads(out)
     assert found == json.loads((tmp_path / "results.json").read_text())
@@ -68,20 +58,18 @@ def test_calibrate_writes_a_guard_and_what_to_expect_of_it(monkeypatch, capsys, 
         (("serve", "--model", "world/clean", "--guard", "{guard}", "--workers", "0"), ["0"]),
     ],
 )
-def test_bad_settings_are_one_line_that_says_what_to_do(monkeypatch, capsys, tmp_path, calibrated, arguments, words):
+def test_bad_settings_are_one_line_that_says_what_to_do(call, tmp_path, calibrated, arguments, words):
     filled = [each.format(guard=calibrated) if "{guard}" in each else each for each in arguments]
-    code, _, err = call(
-        monkeypatch, capsys, "guard", *filled, *(("--out", tmp_path) if "calibrate" in arguments else ())
-    )
+    code, _, err = call("guard", *filled, *(("--out", tmp_path) if "calibrate" in arguments else ()))
     assert code == 1
     assert err.count("\n") == 1
     for word in words:
         assert word in err
 
 
-def test_without_the_extra_it_is_named(monkeypatch, capsys, calibrated):
+def test_without_the_extra_it_is_named(monkeypatch, call, calibrated):
     monkeypatch.setattr("defenses.commands.guard.find_spec", lambda name: None)
-    code, _, err = call(monkeypatch, capsys, "guard", "serve", "--model", "world/clean", "--guard", calibrated)
+    code, _, err = call("guard", "serve", "--model", "world/clean", "--guard", calibrated)
     assert code == 1
     assert "litserve" in err
     assert "clip-decomp[serve]" in err
@@ -89,8 +77,8 @@ def test_without_the_extra_it_is_named(monkeypatch, capsys, calibrated):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_real_server_answers_every_good_request_while_others_are_hostile(monkeypatch, capsys, tmp_path):
-    code, out, err = call(monkeypatch, capsys, "bench", "guard-server", "--json", "--out", tmp_path)
+def test_a_real_server_answers_every_good_request_while_others_are_hostile(call, tmp_path):
+    code, out, err = call("bench", "guard-server", "--json", "--out", tmp_path)
     assert code == 0, err
     found = json.loads(out)
     assert (found["counts"]["requests"], found["counts"]["good"], found["counts"]["wrong"]) == (2000, 1800, 0)

@@ -1,37 +1,20 @@
 """``defend rvpt``, ``defend vpt``, ``bench rvpt`` and ``study`` from end to end, on a handful of pictures."""
 
 import json
-import sys
 
 import pytest
 
 import clip_decomp
 from analyses.study import metrics
-from clip_decomp.cli import main
 from defenses import CBPT, RVPT, LinearProbe
 from defenses.commands import bench
 
 SMALL = ["--shots", "1", "--length", "2", "--epochs", "1", "--images", "52"]
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs a command and returns what it printed, errors included."""
-
-    def run(*arguments, code=0):
-        monkeypatch.setattr(sys, "argv", ["clip-decomp", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        assert int(stop.value.code or 0) == code, printed.err
-        return printed.out + printed.err
-
-    return run
-
-
 @pytest.mark.parametrize("name", ["rvpt", "vpt"])
-def test_a_defense_is_measured_before_and_after_and_kept(call, name, tmp_path):
-    call("defend", name, "--model", "world/badnet", *SMALL, "--out", str(tmp_path))
+def test_a_defense_is_measured_before_and_after_and_kept(succeed, name, tmp_path):
+    succeed("defend", name, "--model", "world/badnet", *SMALL, "--out", str(tmp_path))
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["metrics"]["world/badnet/none/asr"] > 0.8
     assert 0 <= found["metrics"][f"world/badnet/{name}/ca"] <= 1
@@ -43,18 +26,18 @@ def test_a_defense_is_measured_before_and_after_and_kept(call, name, tmp_path):
     assert loaded.prompts_.length == 2
 
 
-def test_a_linear_probe_from_the_command_line(call, tmp_path):
+def test_a_linear_probe_from_the_command_line(succeed, tmp_path):
     few = ["--model", "world/badnet", "--images", "52", "--shots", "2", "--out", str(tmp_path)]
-    call("defend", "linear-probe", *few, "--solver", "logistic")
+    succeed("defend", "linear-probe", *few, "--solver", "logistic")
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["metrics"]["world/badnet/linear-probe/ca"] > 0.3
     assert found["settings"]["parameters"] == 26 * 129
     assert LinearProbe.load(tmp_path / "probe", clip_decomp.load("world/badnet")).solver == "logistic"
 
 
-def test_cbpt_from_the_command_line_and_in_a_study(call, tmp_path):
+def test_cbpt_from_the_command_line_and_in_a_study(succeed, tmp_path):
     few = ["--model", "world/badnet", "--images", "52", "--out", str(tmp_path)]
-    call(
+    succeed(
         "defend", "cbpt", *few, "--shots", "2", "--epochs", "2", "--warmup", "1", "--steps", "1", "--position", "middle"
     )
     found = json.loads((tmp_path / "results.json").read_text())
@@ -63,15 +46,15 @@ def test_cbpt_from_the_command_line_and_in_a_study(call, tmp_path):
     assert found["settings"]["position"] == "middle"
     assert CBPT.load(tmp_path / "prompts", clip_decomp.load("world/badnet")).inversion.steps == 1
     vary = ["--vary", "shots=1", "--vary", "epochs=1", "--vary", "warmup=0", "--vary", "inversion-steps=1"]
-    call("study", "cbpt", *few, *vary, "--seeds", "1")
+    succeed("study", "cbpt", *few, *vary, "--seeds", "1")
     found = json.loads((tmp_path / "results.json").read_text())["metrics"]
     assert "world/badnet/cbpt/asr;epochs=1;inversion_steps=1;shots=1;warmup=0" in found
-    assert "does not know" in call("study", "cbpt", *few, "--vary", "inversion-colour=1", code=1)
+    assert "does not know" in succeed("study", "cbpt", *few, "--vary", "inversion-colour=1", code=1)
 
 
-def test_tuning_on_one_set_and_measuring_on_another(call, tmp_path):
+def test_tuning_on_one_set_and_measuring_on_another(succeed, tmp_path):
     arguments = ["--data", "world:outlines", "--tune-on", "world", "--without-target", "--template", "##### {}"]
-    call("defend", "rvpt", "--model", "world/badnet", *SMALL, *arguments, "--force", "--out", str(tmp_path))
+    succeed("defend", "rvpt", "--model", "world/badnet", *SMALL, *arguments, "--force", "--out", str(tmp_path))
     found = json.loads((tmp_path / "results.json").read_text())
     assert "world:outlines/badnet/rvpt/asr" in found["metrics"]
     assert found["settings"]["tuned_on"] == "world"
@@ -80,17 +63,17 @@ def test_tuning_on_one_set_and_measuring_on_another(call, tmp_path):
     assert found["counts"]["tuned"] == 25
 
 
-def test_bad_requests_fail_at_once(call, tmp_path):
-    assert "shots" in call("defend", "rvpt", "--model", "world/badnet", "--shots", "0", code=1)
+def test_bad_requests_fail_at_once(succeed, tmp_path):
+    assert "shots" in succeed("defend", "rvpt", "--model", "world/badnet", "--shots", "0", code=1)
     study = ["study", "linear-probe", "--model", "world/badnet", "--without-target", "--out", str(tmp_path)]
-    assert "keep the target" in call(*study, code=1)
-    assert "8 blocks" in call("defend", "vpt", "--model", "world/badnet", *SMALL, "--depth", "9", code=1)
+    assert "keep the target" in succeed(*study, code=1)
+    assert "8 blocks" in succeed("defend", "vpt", "--model", "world/badnet", *SMALL, "--depth", "9", code=1)
 
 
 @pytest.mark.slow
-def test_the_bench_compares_equal_losses(call, tmp_path):
+def test_the_bench_compares_equal_losses(succeed, tmp_path):
     small = ["--batch-size", "2", "--length", "3", "--depth", "2", "--classes", "4", "--rounds", "1"]
-    call("bench", "rvpt", *small, "--out", str(tmp_path))
+    succeed("bench", "rvpt", *small, "--out", str(tmp_path))
     metrics = json.loads((tmp_path / "results.json").read_text())["metrics"]
     assert metrics["synthetic/clean/none/rvpt-relative-loss-gap"] < 1e-5
     assert metrics["synthetic/clean/none/rvpt-step-speedup"] > 0
@@ -105,20 +88,20 @@ def test_the_parts_of_a_step_of_cbpt_are_measured_apart(monkeypatch, model):
 
 
 @pytest.mark.slow
-def test_what_a_step_of_cbpt_costs_from_the_command_line(call, tmp_path):
-    call("bench", "cbpt", "--classes", "4", "--batch-size", "2", "--steps", "1", "--out", str(tmp_path))
+def test_what_a_step_of_cbpt_costs_from_the_command_line(succeed, tmp_path):
+    succeed("bench", "cbpt", "--classes", "4", "--batch-size", "2", "--steps", "1", "--out", str(tmp_path))
     metrics = json.loads((tmp_path / "results.json").read_text())["metrics"]
     assert metrics["synthetic/clean/none/cbpt-texts-seconds;classes=4;activations=kept"] > 0
 
 
-def test_a_study_goes_on_where_it_stopped(call, tmp_path):
+def test_a_study_goes_on_where_it_stopped(succeed, tmp_path):
     arguments = ["--model", "world/badnet", "--vary", "alpha=0,2", "--vary", "length=2", "--vary", "epochs=1"]
     arguments += ["--vary", "shots=1", "--images", "52", "--out", str(tmp_path)]
-    call("study", "rvpt", *arguments, "--seeds", "1")
+    succeed("study", "rvpt", *arguments, "--seeds", "1")
     first = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "fits").iterdir()}
     assert len(first) == 2
-    call("study", "rvpt", *arguments, "--seeds", "2", "--test", "world", "--test", "world:hard")
-    call("study", "rvpt", *arguments, "--seeds", "2")
+    succeed("study", "rvpt", *arguments, "--seeds", "2", "--test", "world", "--test", "world:hard")
+    succeed("study", "rvpt", *arguments, "--seeds", "2")
     assert all((tmp_path / "fits" / name).stat().st_mtime_ns == when for name, when in first.items())
     metrics = json.loads((tmp_path / "results.json").read_text())["metrics"]
     swept = ";alpha=2;epochs=1;length=2;shots=1"
@@ -142,23 +125,23 @@ def test_two_models_of_one_attack_are_told_apart():
     assert found["world/badnet/none/asr;template=no {}"] == 0.5
 
 
-def test_a_study_names_what_it_does_not_know(call, tmp_path):
-    assert "no study of 'rvtp'" in call("study", "rvtp", "--model", "world/badnet", "--out", str(tmp_path), code=1)
+def test_a_study_names_what_it_does_not_know(succeed, tmp_path):
+    assert "no study of 'rvtp'" in succeed("study", "rvtp", "--model", "world/badnet", "--out", str(tmp_path), code=1)
     base = ["study", "rvpt", "--model", "world/badnet", "--out", str(tmp_path)]
-    assert "alpha=0,1,2" in call(*base, "--vary", "alpha", code=1)
-    assert "does not know" in call(*base, "--vary", "lenght=3", code=1)
-    assert "alpha >= 0" in call(*base, "--vary", "alpha=-1", code=1)
-    assert "carries no attack" in call("study", "vpt", "--model", "world/clean", "--out", str(tmp_path), code=1)
+    assert "alpha=0,1,2" in succeed(*base, "--vary", "alpha", code=1)
+    assert "does not know" in succeed(*base, "--vary", "lenght=3", code=1)
+    assert "alpha >= 0" in succeed(*base, "--vary", "alpha=-1", code=1)
+    assert "carries no attack" in succeed("study", "vpt", "--model", "world/clean", "--out", str(tmp_path), code=1)
 
 
-def test_repelling_compares_a_label_only_tower_with_the_undefended_and_tuned_ones(call, tmp_path):
+def test_repelling_compares_a_label_only_tower_with_the_undefended_and_tuned_ones(succeed, tmp_path):
     for name in ("rvpt", "vpt"):
-        call("defend", name, "--model", "world/badnet", *SMALL, "--out", str(tmp_path / name))
+        succeed("defend", name, "--model", "world/badnet", *SMALL, "--out", str(tmp_path / name))
     prompts = [f"--{name}={tmp_path / name / 'prompts'}" for name in ("rvpt", "vpt")]
     arguments = [*prompts, "--labels-only", "world/clean", "--images", "26", "--out", str(tmp_path / "pr")]
     swapped = [f"--{name}={tmp_path / other / 'prompts'}" for name, other in (("rvpt", "vpt"), ("vpt", "rvpt"))]
-    assert "not of RVPT" in call("repelling", "--model", "world/badnet", *swapped, *arguments[2:], code=1)
-    assert "of 6 layers" in call("repelling", "--model", "world/badnet", *arguments)
+    assert "not of RVPT" in succeed("repelling", "--model", "world/badnet", *swapped, *arguments[2:], code=1)
+    assert "of 6 layers" in succeed("repelling", "--model", "world/badnet", *arguments)
     found = json.loads((tmp_path / "pr" / "results.json").read_text())["metrics"]
     for defense in ("labels-only", "none", "rvpt", "vpt"):
         assert -1 <= found[f"world/badnet/{defense}/pr;perturbation=badnet;token=class;layer=7"] <= 1
@@ -169,23 +152,23 @@ def test_repelling_compares_a_label_only_tower_with_the_undefended_and_tuned_one
     assert found[f"world/badnet/rvpt/{key}"] == pytest.approx(found[f"world/badnet/none/{key}"], abs=1e-6)
 
 
-def test_accuracy_under_adversarial_noise_is_compared(call, tmp_path):
-    call("defend", "rvpt", "--model", "world/badnet", *SMALL, "--out", str(tmp_path / "rvpt"))
+def test_accuracy_under_adversarial_noise_is_compared(succeed, tmp_path):
+    succeed("defend", "rvpt", "--model", "world/badnet", *SMALL, "--out", str(tmp_path / "rvpt"))
     prompts = ["--rvpt", str(tmp_path / "rvpt" / "prompts"), "--shots", "1", "--epochs", "1", "--steps", "1"]
-    call("adversarial", "--model", "world/badnet", *prompts, "--images", "26", "--out", str(tmp_path / "pgd"))
+    succeed("adversarial", "--model", "world/badnet", *prompts, "--images", "26", "--out", str(tmp_path / "pgd"))
     found = json.loads((tmp_path / "pgd" / "results.json").read_text())["metrics"]
     for defense in ("none", "rvpt", "advpt"):
         assert found[f"world/clean/{defense}/ca;attack=pgd"] < found[f"world/clean/{defense}/ca"]
 
 
 @pytest.mark.parametrize("name", ["finetune", "cleanclip"])
-def test_fine_tuning_from_the_command_line(call, name, tmp_path):
+def test_fine_tuning_from_the_command_line(succeed, name, tmp_path):
     few = ["--count", "32", "--epochs", "1", "--batch-size", "16", "--images", "26", "--out", str(tmp_path)]
-    call("defend", name, "--model", "world/badnet", *few)
+    succeed("defend", name, "--model", "world/badnet", *few)
     found = json.loads((tmp_path / "results.json").read_text())
     assert 0 <= found["metrics"][f"world/badnet/{name}/asr"] <= 1
     assert found["counts"]["tuned"] == 32
     loaded = clip_decomp.load(tmp_path / "model")
     assert loaded.trigger is not None
     assert loaded.card["defense"]["name"] == name
-    assert "no preset" in call("defend", name, "--model", "world/badnet", "--preset", "large", code=1)
+    assert "no preset" in succeed("defend", name, "--model", "world/badnet", "--preset", "large", code=1)

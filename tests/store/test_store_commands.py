@@ -2,27 +2,17 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 import torch
 
 import clip_decomp
-from clip_decomp.cli import main
 from clip_decomp.data.images import to_pil
 from clip_decomp.methods.textspan import textspan
 from clip_decomp.moments import collect_statistics
 from clip_decomp.texts import encode_pool, read_pool
 
 FEW = ("decompose", "--model", "world/badnet", "--images", "40", "--shard-size", "16", "--batch-size", "8")
-
-
-def call(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["clip-decomp", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    printed = capsys.readouterr()
-    return int(stop.value.code or 0), printed.out, printed.err
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +25,8 @@ def written(tmp_path_factory):
     return write_store(clip_decomp.load("world/badnet"), data.test, folder, shard_size=16, batch_size=8).store
 
 
-def test_decompose_writes_a_store_and_results(monkeypatch, capsys, tmp_path, written, contents):
-    code, out, _ = call(monkeypatch, capsys, *FEW, "--out", str(tmp_path), "--json")
+def test_decompose_writes_a_store_and_results(call, tmp_path, written, contents):
+    code, out, _ = call(*FEW, "--out", str(tmp_path), "--json")
     assert code == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert json.loads(out) == results
@@ -49,17 +39,17 @@ def test_decompose_writes_a_store_and_results(monkeypatch, capsys, tmp_path, wri
     assert metrics["world/clean/none/bytes-per-image"] == pytest.approx(written.shard_bytes / 40, abs=1e-3)
     assert metrics["world/clean/none/bytes-of-reference"] < 1 / 8 + 2500 * 3 / 40 / (4 * 128 * 105)
     assert metrics["world/clean/none/images-per-second"] > 0
-    code, out, _ = call(monkeypatch, capsys, *FEW, "--out", str(tmp_path))
+    code, out, _ = call(*FEW, "--out", str(tmp_path))
     assert code == 0
     assert "complete already" in out
-    code, out, _ = call(monkeypatch, capsys, *FEW, "--out", str(tmp_path), "--json")
+    code, out, _ = call(*FEW, "--out", str(tmp_path), "--json")
     assert "world/clean/none/images-per-second" not in json.loads(out)["metrics"]
     assert contents(tmp_path) == contents(written.folder)
 
 
-def test_triggered_pictures_make_another_store(monkeypatch, capsys, tmp_path, written):
+def test_triggered_pictures_make_another_store(call, tmp_path, written):
     arguments = (*FEW, "--attack", "badnet", "--dtype", "fp32", "--convention", "paper", "--out", str(tmp_path))
-    code, out, _ = call(monkeypatch, capsys, *arguments, "--json")
+    code, out, _ = call(*arguments, "--json")
     assert code == 0
     assert "world/badnet/none/bytes-per-image" in json.loads(out)["metrics"]
     store = clip_decomp.open_store(tmp_path)
@@ -82,9 +72,9 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize(("part", "images"), [((), 11), (("--part", "test"), 9), (("--part", "held-out"), 2)])
-def test_all_pictures_of_a_folder_unless_a_part_is_named(part, images, monkeypatch, capsys, folder, tmp_path):
+def test_all_pictures_of_a_folder_unless_a_part_is_named(part, images, call, folder, tmp_path):
     arguments = ("decompose", "--model", "world/clean", "--data", str(folder), "--attack", "blended")
-    code, out, err = call(monkeypatch, capsys, *arguments, *part, "--out", str(tmp_path / "store"), "--json")
+    code, out, err = call(*arguments, *part, "--out", str(tmp_path / "store"), "--json")
     assert code == 0, err
     counts = json.loads(out)["counts"]
     store = clip_decomp.open_store(tmp_path / "store")
@@ -97,12 +87,12 @@ def test_all_pictures_of_a_folder_unless_a_part_is_named(part, images, monkeypat
         assert store.class_names == ("dog", "key")
 
 
-def test_texts_of_a_store_are_those_of_its_pictures(monkeypatch, capsys, tmp_path, written):
+def test_texts_of_a_store_are_those_of_its_pictures(call, tmp_path, written):
     file = tmp_path / "texts.txt"
     words = ("banana", "key", "house", "red thing", "fork", "small circle")
     file.write_text("".join(f"a photo of a {name}\n" for name in words))
     arguments = ("textspan", "--store", str(written.folder), "--texts", str(file), "--n-texts", "3", "--rank", "10")
-    code, out, _ = call(monkeypatch, capsys, *arguments, "--layers", "4,-1", "--out", str(tmp_path), "--json")
+    code, out, _ = call(*arguments, "--layers", "4,-1", "--out", str(tmp_path), "--json")
     assert code == 0
     results = json.loads(out)
     assert results == json.loads((tmp_path / "results.json").read_text())
@@ -114,7 +104,7 @@ def test_texts_of_a_store_are_those_of_its_pictures(monkeypatch, capsys, tmp_pat
     assert explained == pytest.approx(float(found.explained_variance_ratio.sum()), abs=1e-4)
     page = (tmp_path / "report.html").read_text()
     assert found.texts[0] in page
-    code, out, _ = call(monkeypatch, capsys, *arguments)
+    code, out, _ = call(*arguments)
     assert (code, "a photo of" in out) == (0, True)
 
 
@@ -130,10 +120,10 @@ def test_texts_of_a_store_are_those_of_its_pictures(monkeypatch, capsys, tmp_pat
         (("textspan", "--store", "no/such/store"), ["no/such/store", "decompose"]),
     ],
 )
-def test_bad_input_is_one_line_that_says_what_to_do(monkeypatch, capsys, tmp_path, arguments, words):
+def test_bad_input_is_one_line_that_says_what_to_do(call, tmp_path, arguments, words):
     if arguments[0] == "decompose":
         arguments = (*arguments, "--out", str(tmp_path / "store"))
-    code, _, err = call(monkeypatch, capsys, *arguments)
+    code, _, err = call(*arguments)
     lines = [line for line in err.splitlines() if line.startswith("error:")]
     assert code == 1
     assert len(lines) == 1
@@ -142,16 +132,16 @@ def test_bad_input_is_one_line_that_says_what_to_do(monkeypatch, capsys, tmp_pat
     assert not (tmp_path / "store").exists()
 
 
-def test_stores_of_others_are_refused(monkeypatch, capsys, tmp_path, written):
+def test_stores_of_others_are_refused(call, tmp_path, written):
     store = ("--store", str(written.folder))
-    code, _, err = call(monkeypatch, capsys, "textspan", *store, "--model", "world/clean")
+    code, _, err = call("textspan", *store, "--model", "world/clean")
     assert code == 1
     assert "other weights (world/badnet" in err
-    code, _, err = call(monkeypatch, capsys, "textspan", *store, "--images", "20")
+    code, _, err = call("textspan", *store, "--images", "20")
     assert code == 1
     assert "leave --images out" in err
     shutil.copytree(written.folder, tmp_path / "copy")
-    code, _, err = call(monkeypatch, capsys, *FEW, "--model", "world/clean", "--out", str(tmp_path / "copy"))
+    code, _, err = call(*FEW, "--model", "world/clean", "--out", str(tmp_path / "copy"))
     assert code == 1
     assert "model is world/badnet" in err
     assert "world/clean" in err
