@@ -115,11 +115,11 @@ def _resident(calls: int, seed: int) -> dict[int, float]:
 
 
 def _tiny(seed: int) -> HookedCLIP:
-    """Two blocks of two heads over four patches, with random weights."""
+    """One block of two heads over four patches, with random weights."""
     from clip_decomp.model import HookedCLIP
     from clip_decomp.tokenizer import BPETokenizer
     from clip_decomp.training.architecture import Architecture, build
 
     texts = BPETokenizer.train(["a photo of a dog."], vocab_size=280, context_length=8)
-    sizes = Architecture(16, 16, 8, 2, 16, 2, 8, texts.vocab_size, 1, 16, 2)
+    sizes = Architecture(16, 16, 8, 1, 16, 2, 8, texts.vocab_size, 1, 16, 2)
     return HookedCLIP(build(sizes, seed).eval().requires_grad_(False), texts, (0.5,) * 3, (0.25,) * 3)
