@@ -93,7 +93,7 @@ def test_unreadable_pictures_are_skipped_counted_and_listed(call, tmp_path):
 
 
 def test_repair_and_detection_report_before_and_after(call, tmp_path):
-    common = ("--model", "world/badnet", "--images", "200", "--json")
+    common = ("--model", "world/badnet", "--images", "80", "--json")
     _, out, _ = call("defend", "decomp-rep", *common)
     repaired = json.loads(out)["metrics"]
     assert {"world/badnet/none/asr", "world/badnet/decomp-rep/asr;components=heads;effect=direct"} <= set(repaired)
@@ -106,7 +106,7 @@ def test_repair_and_detection_report_before_and_after(call, tmp_path):
 
 def test_demo_writes_a_report(call, tmp_path):
     started = time.perf_counter()
-    code, _, _ = call("demo", "--model", "world/badnet", "--images", "150", "--out", str(tmp_path))
+    code, _, _ = call("demo", "--model", "world/badnet", "--images", "60", "--out", str(tmp_path))
     page = (tmp_path / "report.html").read_text()
     results = json.loads((tmp_path / "results.json").read_text())
     assert code == 0

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from clip_decomp.model import HookedCLIP
 
-    from ..guard import Guard
 
 _CALIBRATION, _CLASSES, _SAMPLES = 80, 40, 20
 
@@ -25,7 +24,9 @@ def guard(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a call.")] = 32,
     rounds: Annotated[int, typer.Option(min=1, help="Repetitions; the median counts.")] = 9,
     rivals: Annotated[int, typer.Option(min=0, help="Pictures to time STRIP, SCALE-UP and TeCo on; 0 for none.")] = 0,
-    calls: Annotated[int, typer.Option(min=0, help="Calls of a tiny model's guard, one picture each, to watch memory over.")] = 0,
+    calls: Annotated[
+        int, typer.Option(min=0, help="Calls of a tiny model's guard, one picture each, to watch memory over.")
+    ] = 0,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",

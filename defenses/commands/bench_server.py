@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..serving.hostile import Client
 
 _MAX_BYTES, _SLOWEST = 2**20, 1.0
+_QUARTERS = ("0", "0.25", "0.5", "0.75", "1")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 
 
@@ -85,7 +86,8 @@ def guard_server(
         guard.save(folder)
         with _running(model, Path(folder), clients) as (process, port):
             memory, seconds = [_memory(process)], 0.0
-            for part in (plan[: requests // 4], plan[requests // 4 :]):
+            for quarter in range(4):
+                part = plan[quarter * requests // 4 : (quarter + 1) * requests // 4]
                 start = time.perf_counter()
                 _at_once(one, part, clients, port)
                 seconds += time.perf_counter() - start
@@ -98,8 +100,9 @@ def guard_server(
     start = prefix(clean.name, "clean", "guard")
     metrics = {f"{start}/server-seconds;quantile={q}": each for q, each in (("0.5", middle), ("0.99", last))}
     metrics |= {f"{start}/server-requests-per-second": len(plan) / seconds}
-    for when, each in zip(("idle", "quarter", "end"), memory, strict=True):
-        metrics[f"{start}/server-megabytes;at={when}"] = each / 1e6
+    metrics |= {
+        f"{start}/server-megabytes;after={part}": each / 1e6 for part, each in zip(_QUARTERS, memory, strict=True)
+    }
     settings: dict[str, Any] = {"model": model, "clients": clients, "share": share, "statuses": dict(statuses)}
     counts = {"requests": len(plan), "good": len(latencies), "wrong": len(wrong)}
     rows = [
@@ -107,7 +110,10 @@ def guard_server(
         ("wrong answers", "0"),
         ("latency of good ones", f"p50 {1e3 * middle:.0f} ms, p99 {1e3 * last:.0f} ms"),
         ("requests a second", f"{len(plan) / seconds:.1f}"),
-        ("memory of all processes", " -> ".join(f"{each / 1e6:.0f} MB" for each in memory) + " (idle, quarter, end)"),
+        (
+            "memory of all processes",
+            " -> ".join(f"{each / 1e6:.0f}" for each in memory) + " MB (idle, then after every quarter)",
+        ),
         *sorted((key, str(value)) for key, value in statuses.items()),
     ]
     results = Results("bench guard-server", scale_of(clean.name), seed, settings, counts, metrics, clock())

@@ -82,5 +82,5 @@ def test_a_real_server_answers_every_good_request_while_others_are_hostile(call,
     assert code == 0, err
     found = json.loads(out)
     assert (found["counts"]["requests"], found["counts"]["good"], found["counts"]["wrong"]) == (2000, 1800, 0)
-    start = "world/clean/guard/server-megabytes;at="
-    assert found["metrics"][f"{start}end"] < 1.05 * found["metrics"][f"{start}quarter"] + 20
+    start = "world/clean/guard/server-megabytes;after="
+    assert found["metrics"][f"{start}1"] < 1.05 * found["metrics"][f"{start}0.25"] + 20
