@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 #: Shares of clean heads that the thresholds of the sweep select.
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+#: Kinds of defenses that can be left out.
+KINDS = ("decomp-det", "strip", "scale-up", "teco", "backdoor-ids", "decomp-rep", "guard")
 _RIVALS = ("strip", "scale-up", "teco", "backdoor-ids")
 #: Clean pictures that set a rival's cutoff, which an AUROC does not need.
 _CUTOFF = 20
@@ -96,10 +98,9 @@ def measurements(without: Sequence[str] = ()) -> list[Measurement]:
         SettingError: there is no such defense.
     """
     every = [Measurement("none", _undefended), *_detectors(), *_repairs()]
-    kinds = list(dict.fromkeys(each.name.split(";")[0] for each in every))
     for name in without:
-        if name not in kinds[1:]:
-            raise SettingError(f"There is no {name!r} to leave out; did you mean one of {nearest(name, kinds[1:])}?")
+        if name not in KINDS:
+            raise SettingError(f"There is no {name!r} to leave out; did you mean one of {nearest(name, KINDS)}?")
     return [each for each in every if each.name.split(";")[0] not in without]
 
 

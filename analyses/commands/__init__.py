@@ -1,4 +1,4 @@
-"""The analyses' commands: ``clip-decomp demo | readout | factors | study | filtering | audits | repelling
+"""The analyses' commands: ``clip-decomp demo | readout | factors | study | filtering | figures | audits | repelling
 | adversarial | cams``.
 """
 
@@ -11,7 +11,7 @@ import typer
 
 from clip_decomp.cli.run import Device, Json, Seed
 
-from . import cams, filters, many, repelling, world
+from . import cams, figures, filters, many, repelling, world
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command()(world.factors)
     app.command()(many.study)
     app.command()(filters.filtering)
+    app.command()(figures.figures)
     app.command()(repelling.repelling)
     app.command()(repelling.adversarial)
     app.command()(many.audits)

@@ -1,0 +1,149 @@
+"""What figures share: models of one scale by their attacks, and what was measured of them.
+
+Measurements of defenses are those of ``clip-decomp filtering``, kept on disk one by one. Contributions and sweeps are
+kept for the last model only: figures are drawn attack by attack where they can.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from clip_decomp.ablation import AblationResult, direct_sweeps
+from clip_decomp.cli.run import Subject, open_subject
+from clip_decomp.contributions import Contributions, collect
+from clip_decomp.data.sets import ImageSet
+from clip_decomp.errors import ClipDecompError, SettingError
+from clip_decomp.evaluation import ASR_GATE, Evaluation, evaluate
+from clip_decomp.zeroshot import sided_vectors
+from clip_decomp.zoo import shelf
+
+from ..filtering import KINDS
+from ..filtering import run as measured
+
+#: Test pictures for rivals that take dozens of passes a picture.
+FEW = 128
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all figures of a run are drawn from.
+
+    Attributes:
+        models: folder with one model an attack, where the zoo has none of this scale.
+        data: where the pictures are, if the models' cards do not say.
+        images: at most this many test pictures.
+        held_out: at most this many clean pictures for means, prototypes and thresholds.
+    """
+
+    scale: str
+    models: Path | None
+    data: str | None
+    images: int
+    held_out: int
+    seed: int
+    device: str
+
+    def model(self, attack: str) -> str:
+        """Name or folder of an attack's model."""
+        return str(self.models / attack) if self.models is not None else f"{self.scale}/{attack}"
+
+    def missing(self, attack: str) -> str | None:
+        """How to get a model that is not there; None if it is."""
+        name = self.model(attack)
+        if self.models is not None:
+            return None if Path(name).exists() else f"there is no {name}: clip-decomp attack {attack} --out {name} ..."
+        return None if shelf.available(name) else f"clip-decomp zoo build {name}"
+
+
+class Attacked:
+    """One attacked model and what was measured of it so far."""
+
+    def __init__(self, setting: Setting, attack: str):
+        self.setting, self.attack = setting, attack
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The model, its data and trigger."""
+        each = self.setting
+        return open_subject(each.model(self.attack), each.data, None, None, each.images, each.seed, each.device)
+
+    @cached_property
+    def held_out(self) -> ImageSet:
+        """Clean pictures that are not test pictures."""
+        return self.subject.data.held_out.first(self.setting.held_out)
+
+    @cached_property
+    def undefended(self) -> Evaluation:
+        """Clean accuracy and ASR."""
+        subject = self.subject
+        if subject.trigger is None:
+            raise SettingError(f"{subject.model.name} carries no attack on its card.")
+        return evaluate(subject.model, subject.data.test, subject.trigger, subject.target)
+
+    @cached_property
+    def sides(self) -> tuple[Contributions, Contributions]:
+        """Contributions on clean and on triggered test pictures."""
+        model, test = self.subject.model, self.subject.data.test
+        return collect(model, test), collect(model, test, self.subject.trigger)
+
+    @cached_property
+    def sweeps(self) -> list[AblationResult]:
+        """Direct effects of mean-ablation, layer by layer, in all schemes."""
+        model, test, trigger = self.subject.model, self.subject.data.test, self.subject.trigger
+        assert trigger is not None
+        assert self.subject.target is not None
+        means, vectors = collect(model, self.held_out).means(), sided_vectors(model, test, trigger)
+        return direct_sweeps(*self.sides, means, vectors, test.class_index(self.subject.target))
+
+
+@dataclass
+class Bench:
+    """See the module.
+
+    Attributes:
+        folder: where measurements of defenses are kept.
+    """
+
+    setting: Setting
+    folder: Path
+    _known: dict[str, Attacked] = field(default_factory=dict)
+
+    def __getitem__(self, attack: str) -> Attacked:
+        """An attack's model, the last one asked for being kept."""
+        if attack not in self._known:
+            self._known.clear()
+            self._known[attack] = Attacked(self.setting, attack)
+        return self._known[attack]
+
+    def refused(self, attack: str) -> str | None:
+        """Why nothing is drawn from an attack: its model is missing or does not open, or the attack did not take."""
+        missing = self.setting.missing(attack)
+        if missing is not None:
+            return f"not built ({missing})"
+        try:
+            success = self._parts(attack, ())[0]["numbers"]["asr"]
+        except ClipDecompError as error:
+            return str(error)
+        return None if success >= ASR_GATE else f"its attack did not take (ASR {success:.1%})"
+
+    def tower(self, attack: str) -> str:
+        """Fingerprint of an attack's image tower."""
+        return self._parts(attack, ())[0]["tower"]
+
+    def defenses(self, attack: str, only: tuple[str, ...], few: bool = False) -> dict[str, dict[str, float]]:
+        """Numbers of detectors and repairs by their names, ``none`` among them.
+
+        Args:
+            only: their kinds, such as ``decomp-rep``.
+            few: on no more than ``FEW`` test pictures, for rivals that take dozens of passes a picture.
+        """
+        return {part["name"]: part["numbers"] for part in self._parts(attack, only, few)}
+
+    def _parts(self, attack: str, only: tuple[str, ...], few: bool = False) -> list[dict[str, Any]]:
+        each = self.setting
+        images, left = min(each.images, FEW) if few else each.images, [kind for kind in KINDS if kind not in only]
+        name = each.model(attack)
+        return list(measured([name], each.data, self.folder, images, each.held_out, each.seed, each.device, left))

@@ -1,0 +1,193 @@
+"""Where He et al. (ICML 2025) see backdoors: figures 1, 2, 3, 5 and 8.
+
+Limits: figure 3's token maps are in ``clip-decomp inspect``; its text similarity is the mean best-match cosine of the
+texts' embeddings, as the paper does not define it. Figure 2's MMD is in the paper's convention, without p-values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from clip_decomp import plots
+from clip_decomp.ablation import AblationResult
+from clip_decomp.contributions import collect, pictures
+from clip_decomp.evaluation import Rate
+from clip_decomp.evaluation.rates import rate
+from clip_decomp.methods.mmd import component_mmd
+from clip_decomp.methods.roles import compare_roles, role
+from clip_decomp.moments import folded_statistics
+from clip_decomp.results import prefix
+from clip_decomp.texts import default_pool, encode_pool
+from defenses import DecompDet
+
+from ..findings import GLOBAL, LOCAL, decide
+from .bench import Attacked, Bench
+from .items import LABELS, Drawn, Item, Verdict
+
+_SWEPT = ("badnet", "blended", "kitty", "label-consistent", "sig", "reflection")
+_FIRST = "ASR below half of the undefended one without all components of one kind, above 80 % without the other kind"
+_SECOND = (
+    "ASR below half without the last layer's heads (patches), or without the last five MLPs but not without any single "
+    "one of them (global)"
+)
+_THIRD = (
+    "of the last layer's head that moves most, texts of triggered pictures are less like those of clean ones than the "
+    "texts of 95 % of pairs of clean halves are like each other"
+)
+_FOLDS, _TEXTS, _RANK = 8, 20, 80
+
+
+def _start(each: Attacked) -> str:
+    return prefix(each.subject.data.test.name, each.attack, "none")
+
+
+def _cases(each: Attacked) -> list[tuple[str, AblationResult | None]]:
+    """Nothing ablated, all heads, all MLPs."""
+    forward = {sweep.over: sweep for sweep in each.sweeps if sweep.scheme == "forward"}
+    return [("none", None), ("all heads", forward["heads"]), ("all MLPs", forward["mlps"])]
+
+
+def _rates(sweep: AblationResult, which: int) -> dict[str, Rate]:
+    """ASR and clean accuracy as shares of the pictures that they were counted on."""
+    clean, success = (sweep.clean_accuracy[which], sweep.attack_success_rate[which])
+    return {
+        "attack success": rate(round(success * sweep.triggered_count), sweep.triggered_count),
+        "clean accuracy": rate(round(clean * sweep.count), sweep.count),
+    }
+
+
+def ablation(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Figure 1: attack and accuracy without the direct contributions of all heads, and of all MLPs."""
+    drawn, rows = Drawn("Direct contributions of all heads, or of all MLPs, replaced by their clean means."), []
+    for attack in attacks:
+        each, groups = bench[attack], []
+        for name, sweep in _cases(each):
+            undefended = each.undefended
+            success = undefended.attack_success_rate
+            assert success is not None
+            found = {"attack success": success, "clean accuracy": undefended.clean_accuracy}
+            found = found if sweep is None else _rates(sweep, -1)
+            groups.append((f"without {name}" if sweep else "undefended", found))
+            rows.append(
+                {"attack": LABELS[attack], "ablated": name, **{key: value.value for key, value in found.items()}}
+            )
+            key = f"ablated={name.replace(' ', '-').lower()}"
+            drawn.metrics[f"{_start(each)}/asr;{key}"] = found["attack success"].value
+            drawn.metrics[f"{_start(each)}/ca;{key}"] = found["clean accuracy"].value
+        drawn.figures.append(
+            (f"{LABELS[attack]}, {_counted(each)}, 95 % intervals.", plots.bars(groups, LABELS[attack]))
+        )
+        if attack in LOCAL + GLOBAL:
+            first = decide(each.sweeps, attack)[0]
+            drawn.verdicts.append(Verdict(f"{LABELS[attack]}: {first.claim}", _FIRST, first.appears, first.evidence))
+    drawn.tables.append(("Shares of pictures.", pd.DataFrame(rows)))
+    return drawn
+
+
+def layers(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Figures 2 and 8: ablation by layer in three schemes, and how far layers move under the trigger."""
+    drawn, rows = Drawn("Components of layers replaced by their clean means, direct effect; MMD of whole layers."), []
+    for attack in attacks:
+        each = bench[attack]
+        drawn.figures.append((f"{LABELS[attack]}, {_counted(each)}.", plots.sweeps(each.sweeps, LABELS[attack])))
+        for sweep in each.sweeps:
+            drawn.metrics |= sweep.metrics(_start(each))
+        moved = _moved(each, "layers")
+        row = {"attack": LABELS[attack], **{f"layer {layer}": float(value) for layer, value in enumerate(moved)}}
+        rows.append(row)
+        drawn.metrics |= {f"{_start(each)}/mmd;kind=layers;layer={n}": float(value) for n, value in enumerate(moved)}
+        if attack in LOCAL + GLOBAL:
+            second = decide(each.sweeps, attack)[1]
+            drawn.verdicts.append(
+                Verdict(f"{LABELS[attack]}: {second.claim}", _SECOND, second.appears, second.evidence)
+            )
+    drawn.tables.append(("Squared MMD x 1000 of whole layers, clean against triggered.", pd.DataFrame(rows)))
+    return drawn
+
+
+def last_heads(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Figure 3: of the last layer's heads, how far they move and whether their texts change."""
+    drawn, rows = Drawn("Heads of the last layer on clean pictures and on the same with the trigger."), []
+    for attack in attacks:
+        each = bench[attack]
+        moved, model, test = _moved(each, "heads"), each.subject.model, each.subject.data.test
+        pool = default_pool(test.name)
+        features, last = encode_pool(model, pool).cpu(), model.visual.n_layers - 1
+        sides = [folded_statistics(model, test, _FOLDS, trigger) for trigger in (None, each.subject.trigger)]
+        similarity, changed = np.full(moved.shape, np.nan), []
+        for head in range(moved.shape[1]):
+            parts = ([fold.head(last, head) for fold in side] for side in sides)
+            found = compare_roles(*parts, features, _TEXTS, _RANK, pool.texts)
+            similarity[last, head], name = found.similarity, f"L{last}H{head}"
+            changed.append(found.changed)
+            rows.append(
+                {
+                    "attack": LABELS[attack],
+                    "head": name,
+                    "squared MMD x 1000": float(moved[last, head]),
+                    "role": role(found.clean, pool)[0],
+                    "texts, clean": "; ".join((found.clean.texts or ())[:3]),
+                    "texts, triggered": "; ".join((found.triggered.texts or ())[:3]),
+                    "similarity": float(found.similarity),
+                    "of clean halves": float(found.kept),
+                    "role changed": found.changed,
+                }
+            )
+            start = _start(each)
+            drawn.metrics[f"{start}/mmd;component={name}"] = float(moved[last, head])
+            drawn.metrics[f"{start}/text-similarity;component={name}"] = float(found.similarity)
+        most = int(moved[last].argmax())
+        evidence = (
+            f"L{last}H{most} moves most, its texts are {similarity[last, most]:.3f} alike; "
+            f"{sum(changed)} of {len(changed)} heads change"
+        )
+        drawn.verdicts.append(
+            Verdict(f"{LABELS[attack]}: infected heads change their role", _THIRD, changed[most], evidence)
+        )
+        caption = f"{LABELS[attack]}, {_counted(each)}: squared MMD x 1000 between clean and triggered contributions."
+        drawn.figures.append((caption, plots.head_map(moved, LABELS[attack], "squared MMD x 1000")))
+    drawn.tables.append((f"{_TEXTS} texts a head, the first three shown.", pd.DataFrame(rows)))
+    return drawn
+
+
+def prototypes(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Figure 5: densities of the similarity of the last layer's heads to their clean prototypes."""
+    drawn = Drawn("Dot products of contributions (over the representation's norm) with the head's clean mean.")
+    for attack in attacks:
+        each = bench[attack]
+        model, few = each.subject.model, each.subject.data.test.first(200)
+        detector = DecompDet("count").fit(model, each.held_out)
+        found = {}
+        for name, trigger in (("clean", None), ("triggered", each.subject.trigger)):
+            batches = (batch for batch, _, _ in pictures(few, trigger))
+            found[name] = np.concatenate([detector.similarity(model.normalize(b))[:, 0].numpy() for b in batches])
+            drawn.metrics[f"{_start(each)}/prototype-similarity;images={name}"] = float(found[name].mean())
+        last = model.visual.n_layers - 1
+        drawn.figures.append(
+            (f"{LABELS[attack]}, {len(few)} pictures a group.", plots.similarity(found, last, LABELS[attack]))
+        )
+    return drawn
+
+
+def _moved(each: Attacked, kind: str) -> np.ndarray:
+    """Squared MMD x 1000 of heads [layer, head] or of whole layers [layer], sigma 10, in the paper's convention."""
+    model, test = each.subject.model, each.subject.data.test
+    clean, bad = (collect(model, test, trigger, "paper") for trigger in (None, each.subject.trigger))
+    if kind == "heads":
+        sides = (clean.coordinates, bad.coordinates)
+    else:
+        sides = (clean.attentions() + clean.mlps, bad.attentions() + bad.mlps)
+    return component_mmd(*sides, 10.0, "biased", 0, each.setting.seed, "max", paired=True).value.numpy()
+
+
+def _counted(each: Attacked) -> str:
+    return f"{len(each.subject.data.test)} test pictures"
+
+
+ITEMS = (
+    Item("closer-look-f1", "All heads or all MLPs ablated", "He et al. 2025, figure 1", _SWEPT, ablation),
+    Item("closer-look-f2", "Ablation by layer", "He et al. 2025, figures 2 and 8", _SWEPT, layers),
+    Item("closer-look-f3", "Heads of the last layer", "He et al. 2025, figure 3", ("badnet", "blended"), last_heads),
+    Item("closer-look-f5", "Similarity to prototypes", "He et al. 2025, figure 5", ("badnet", "blended"), prototypes),
+)

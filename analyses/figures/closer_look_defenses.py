@@ -1,0 +1,170 @@
+"""Repair and detection by He et al. (ICML 2025): figure 6 and tables 1, 2, 3 and 5.
+
+Table 1 is without its CleanCLIP columns, which ``clip-decomp defend cleanclip`` trains (table 4).
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from clip_decomp.evaluation import evaluate
+from clip_decomp.plots.look import layout
+from clip_decomp.results import prefix
+from defenses import DecompRep
+from defenses.reversal import reverse_rates
+
+from ..filtering import SHARES
+from .bench import Attacked, Bench
+from .items import LABELS, Drawn, Item, Verdict
+
+_ALL = ("badnet", "label-consistent", "badclip", "trojvqa", "kitty", "blended", "sig", "issba", "reflection")
+_RIVALS = ("strip", "scale-up", "teco")
+_FALLS = "Decomp-Rep leaves at most half of the undefended ASR and costs at most 5 points of clean accuracy"
+_BEST = "AUROC of Decomp-Det's count against all clean pictures is at least that of STRIP, SCALE-UP and TeCo"
+_KINDS = {
+    "decomp-rep;components=heads;effect=direct;share=0.05": "Decomp-Rep, heads of the last layer",
+    "decomp-rep;components=mlps;effect=direct": "Decomp-Rep, last five MLPs",
+    "decomp-rep;components=auto;effect=direct": "Decomp-Rep, heads or MLPs by evidence (ours)",
+    "decomp-rep;components=heads;effect=total": "deviant heads, repaired on the way (ours)",
+}
+_SCORES = {
+    "decomp-det;score=count": "Decomp-Det, count",
+    "decomp-det;score=distance;parts=both": "Decomp-Det, distance (ours)",
+    "strip": "STRIP",
+    "scale-up": "SCALE-UP",
+    "teco": "TeCo",
+}
+
+
+def _keyed(each: Attacked, name: str, numbers: dict[str, float]) -> dict[str, float]:
+    """Numbers by the names of ``results.json``."""
+    defense, *keys = name.split(";")
+    start, key = prefix(each.subject.data.test.name, each.attack, defense), "".join(f";{key}" for key in keys)
+    return {f"{start}/{measure}{key}": value for measure, value in numbers.items()}
+
+
+def repairs(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Table 1: ASR, clean and poisoned accuracy under each repair."""
+    drawn, rows = Drawn("Shares of test pictures; prototypes, means and thresholds from held-out clean ones."), []
+    for attack in attacks:
+        each, found = bench[attack], bench.defenses(attack, ("decomp-rep",))
+        for name, label in {"none": "undefended", **_KINDS}.items():
+            numbers = found[name]
+            rows.append(_row(attack, label, numbers))
+            drawn.metrics |= _keyed(each, name, {key: numbers[key] for key in ("asr", "ca", "pa")})
+        before = found["none"]
+        after = min((found[name] for name in list(_KINDS)[:2]), key=lambda numbers: numbers["asr"])
+        appears = after["asr"] <= before["asr"] / 2 and after["ca"] >= before["ca"] - 0.05
+        changes = (f"{name} {before[key]:.1%} to {after[key]:.1%}" for name, key in (("ASR", "asr"), ("CACC", "ca")))
+        evidence = ", ".join(changes)
+        drawn.verdicts.append(
+            Verdict(f"{LABELS[attack]}: Decomp-Rep takes the backdoor out", _FALLS, appears, evidence)
+        )
+    drawn.tables.append((f"{bench.setting.images} test pictures at most.", pd.DataFrame(rows)))
+    return drawn
+
+
+def _row(attack: str, defense: str, numbers: dict[str, float]) -> dict[str, object]:
+    named = {"ASR": "asr", "clean accuracy": "ca", "poisoned accuracy": "pa"}
+    return {"attack": LABELS[attack], "defense": defense, **{label: numbers[key] for label, key in named.items()}}
+
+
+def thresholds(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Figure 6: the selection threshold epsilon."""
+    drawn = Drawn("Epsilon is set so that it selects a share of clean (picture, head) pairs of the last layer.")
+    rows = []
+    for attack in attacks:
+        each, found = bench[attack], bench.defenses(attack, ("decomp-rep",))
+        names = [f"decomp-rep;components=heads;effect=direct;share={share:g}" for share in SHARES]
+        figure = go.Figure()
+        for key, label in (("asr", "attack success"), ("ca", "clean accuracy"), ("pa", "poisoned accuracy")):
+            values = [found["none"][key], *(found[name][key] for name in names)]
+            figure.add_trace(go.Scatter(x=[0, *SHARES], y=values, name=label, mode="lines+markers"))
+        for share, name in zip(SHARES, names, strict=True):
+            rows.append({"attack": LABELS[attack], "share": share, "epsilon": found[name]["epsilon"], **found[name]})
+            drawn.metrics |= _keyed(each, name, found[name])
+        layout(figure, f"{LABELS[attack]}: threshold of Decomp-Rep", plot=260, below=96, phone_below=120)
+        figure.update_xaxes(title="share of clean heads selected", tickformat=".0%")
+        figure.update_yaxes(title="images", tickformat=".0%", range=[0, 1.03])
+        drawn.figures.append((f"{LABELS[attack]}; 0 % is the undefended model.", figure))
+    wanted = ["attack", "share", "epsilon", "asr", "ca", "pa"]
+    drawn.tables.append(("Sweep.", pd.DataFrame(rows)[wanted]))
+    return drawn
+
+
+def detectors(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Table 2: AUROC of Decomp-Det beside its rivals."""
+    drawn, rows = Drawn("AUROC against all clean pictures, and against those of the target class."), []
+    for attack in attacks:
+        each, found = bench[attack], bench.defenses(attack, ("decomp-det", *_RIVALS), few=True)
+        for name, label in _SCORES.items():
+            area = {key: found[name][key] for key in ("auroc", "auroc-target")}
+            rows.append(
+                {"attack": LABELS[attack], "detector": label, "all": area["auroc"], "target": area["auroc-target"]}
+            )
+            drawn.metrics |= _keyed(each, name, area)
+        ours, rivals = found["decomp-det;score=count"]["auroc"], [found[name]["auroc"] for name in _RIVALS]
+        evidence = f"{ours:.3f}, best rival {max(rivals):.3f}"
+        drawn.verdicts.append(Verdict(f"{LABELS[attack]}: Decomp-Det is ahead", _BEST, ours >= max(rivals), evidence))
+    drawn.tables.append(("The same pictures for all detectors of an attack, 128 at most.", pd.DataFrame(rows)))
+    return drawn
+
+
+def choices(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Table 3: which heads are replaced, and whether those of a triggered picture carry the attack."""
+    drawn, rows = (
+        Drawn("Selected heads of the last layer, as many fixed or random ones, and the reverse."),
+        [],
+    )
+    for attack in attacks:
+        each = bench[attack]
+        count = max(1, each.subject.model.visual.n_heads // 2)
+        for name, heads in (("selected", "selected"), ("fixed", tuple(range(count))), ("random", count)):
+            fixed = DecompRep(heads=heads, seed=bench.setting.seed).fit(each.subject.model, each.held_out)  # type: ignore[arg-type]
+            rows.append(_row(attack, f"{name} heads", _rates(each, fixed)))
+            drawn.metrics |= _keyed(each, f"decomp-rep;heads={name}", _rates_of(rows[-1]))
+        assert each.subject.trigger is not None
+        fixed = DecompRep().fit(each.subject.model, each.held_out)
+        back = reverse_rates(fixed, each.subject.data.test, each.subject.trigger, each.subject.target)
+        rows.append(
+            {"attack": LABELS[attack], "defense": "reverse", "ASR": back[0].value, "clean accuracy": back[1].value}
+        )
+        drawn.metrics |= _keyed(each, "decomp-rep;heads=reverse", {"asr": back[0].value, "ca": back[1].value})
+    drawn.tables.append((f"{bench.setting.images} test pictures at most.", pd.DataFrame(rows)))
+    return drawn
+
+
+def replacements(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Table 5: what selected heads are replaced by."""
+    drawn, rows = Drawn("Selected heads of the last layer replaced by prototypes, by nothing, or by random values."), []
+    for attack in attacks:
+        each = bench[attack]
+        for name in ("prototype", "zero", "random"):
+            fixed = DecompRep(replacement=name, seed=bench.setting.seed).fit(each.subject.model, each.held_out)  # type: ignore[arg-type]
+            rows.append(_row(attack, name, _rates(each, fixed)))
+            drawn.metrics |= _keyed(each, f"decomp-rep;replacement={name}", _rates_of(rows[-1]))
+    drawn.tables.append((f"{bench.setting.images} test pictures at most.", pd.DataFrame(rows)))
+    return drawn
+
+
+def _rates(each: Attacked, defended: DecompRep) -> dict[str, float]:
+    found = evaluate(defended, each.subject.data.test, each.subject.trigger, each.subject.target)
+    assert found.attack_success_rate is not None
+    assert found.poisoned_accuracy is not None
+    rates = {"asr": found.attack_success_rate, "ca": found.clean_accuracy, "pa": found.poisoned_accuracy}
+    return {key: value.value for key, value in rates.items()}
+
+
+def _rates_of(row: dict[str, object]) -> dict[str, float]:
+    named = {"asr": "ASR", "ca": "clean accuracy", "pa": "poisoned accuracy"}
+    return {key: float(row[label]) for key, label in named.items()}  # type: ignore[arg-type]
+
+
+ITEMS = (
+    Item("closer-look-f6", "Thresholds of Decomp-Rep", "He et al. 2025, figure 6", _ALL, thresholds),
+    Item("closer-look-t1", "Repair", "He et al. 2025, tables 1 and 4", _ALL, repairs),
+    Item("closer-look-t2", "Detection", "He et al. 2025, table 2", _ALL, detectors),
+    Item("closer-look-t3", "Which heads are replaced", "He et al. 2025, table 3", ("badnet", "blended"), choices),
+    Item("closer-look-t5", "Replaced by what", "He et al. 2025, table 5", ("badnet", "blended"), replacements),
+)

@@ -1,0 +1,48 @@
+"""One page and one list of findings from the folders of all figures that are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from clip_decomp.report import Section, write_report
+
+from .items import Item, Verdict
+from .runs import Run, facts, markdown, section_of, settings_of
+
+
+def findings(items: Sequence[Item], out: Path) -> list[tuple[Item, Verdict]]:
+    """What was decided in the folders that are there."""
+    found = ((item, settings_of(out / item.name)) for item in items)
+    return [(item, Verdict(**each)) for item, settings in found if settings for each in settings["verdicts"]]
+
+
+def write(items: Sequence[Item], runs: Sequence[Run], out: Path) -> Path:
+    """``report.html`` and ``findings.md`` of all figures that are there; returns the page."""
+    there = [item for item in items if settings_of(out / item.name) is not None]
+    decided = findings(items, out)
+    rows = [
+        {
+            "of": item.source,
+            "claim": verdict.claim,
+            "appears": "yes" if verdict.appears else "no",
+            "evidence": verdict.evidence,
+            "rule": verdict.rule,
+        }
+        for item, verdict in decided
+    ]
+    table = pd.DataFrame(rows, columns=["of", "claim", "appears", "evidence", "rule"])
+    (out / "findings.md").write_text(markdown(table))
+    appear = sum(verdict.appears for _, verdict in decided)
+    lead = f"{len(there)} figures and tables; {appear} of {len(decided)} claims appear at this scale."
+    missing = [f"{run.item.title}: {attack}, {why}." for run in runs for attack, why in run.left_out.items()]
+    sections = [Section("Findings", "Each decided by the rule beside it.", tables=[("Claims.", table)])]
+    sections += [section_of(item, out / item.name) for item in there]
+    if missing:
+        sections.append(Section("Left out", "\n\n".join(missing)))
+    latest = json.loads((out / there[-1].name / "results.json").read_text()) if there else None
+    told = {key: value for key, value in facts(latest).items() if key not in ("Attacks", "Time")} if latest else {}
+    return write_report(out / "report.html", "Figures and tables", lead, sections, told)

@@ -1,0 +1,126 @@
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+
+from analyses.figures import catalog, closer_look
+from analyses.figures.bench import Bench, Setting
+from analyses.figures.items import Drawn, Item, Verdict
+from analyses.figures.page import write
+from analyses.figures.runs import run
+from clip_decomp.evaluation.rates import rate
+from clip_decomp.plots.rates import bars
+
+SETTING = Setting("world", None, None, 26, 40, 0, "cpu")
+
+
+def drawing(bench, attacks):
+    """A figure of the undefended rates, which costs nothing."""
+    numbers = {attack: bench.defenses(attack, ())["none"]["asr"] for attack in attacks}
+    figure = bars([(attack, {"attack success": rate(round(26 * asr), 26)}) for attack, asr in numbers.items()], "Rates")
+    table = pd.DataFrame([{"attack": attack, "ASR": asr} for attack, asr in numbers.items()])
+    verdict = Verdict("attacks take", "ASR above 80 %", min(numbers.values()) > 0.8, f"{min(numbers.values()):.1%}")
+    return Drawn(
+        "What | is left.", [("Rates.", figure)], [("Rates.", table)], {"world/badnet/none/asr": 1.0}, [verdict]
+    )
+
+
+RATES = Item("rates", "Rates", "nobody, figure 1", ("badnet", "wanet"), drawing)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_png():
+    """A browser for every figure would take minutes; one test has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analyses.figures.runs._write_pngs", lambda folder, drawn: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("figures")
+
+
+def test_a_figure_is_drawn_once_with_the_same_settings(folder):
+    (first,) = run([RATES], SETTING, folder)
+    before = {file.name: file.read_bytes() for file in first.folder.iterdir()}
+    assert first.state == "drawn"
+    assert first.left_out == {"wanet": "not built (clip-decomp zoo build world/wanet)"}
+    assert {"results.json", "figure.html", "figure-1.json", "table-1.csv", "table-1.md"} <= set(before)
+    assert json.loads(before["results.json"])["settings"]["verdicts"][0]["appears"] is True
+    (again,) = run([RATES], SETTING, folder)
+    assert again.state == "there"
+    assert {file.name: file.read_bytes() for file in again.folder.iterdir()} == before
+    (other,) = run([RATES], replace(SETTING, seed=1), folder)
+    assert other.state == "drawn"
+
+
+def test_an_interrupt_leaves_the_older_figure_or_none(folder, tmp_path):
+    def interrupted(bench, attacks):
+        raise KeyboardInterrupt
+
+    list(run([RATES], SETTING, folder))
+    before = sorted(file.name for file in folder.iterdir())
+    for place, setting in ((folder, replace(SETTING, held_out=41)), (tmp_path, SETTING)):
+        with pytest.raises(KeyboardInterrupt):
+            list(run([replace(RATES, draw=interrupted)], setting, place))
+    assert sorted(file.name for file in folder.iterdir()) == before
+    assert not (tmp_path / "rates").exists()
+    (resumed,) = run([RATES], SETTING, tmp_path)
+    (whole,) = run([RATES], SETTING, folder)
+    for name in ("figure-1.json", "table-1.csv", "table-1.md", "shown.json"):
+        assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_the_page_is_made_of_what_is_there(folder):
+    runs = list(run([RATES], SETTING, folder))
+    page = write([RATES, replace(RATES, name="other", title="Not there")], runs, folder).read_text()
+    assert "1 figures and tables; 1 of 1 claims appear" in page
+    assert "clip-decomp zoo build world/wanet" in page
+    assert "Not there" not in page
+    assert "attacks take | yes |" in (folder / "findings.md").read_text()
+
+
+def test_attacks_that_did_not_take_or_are_missing_are_left_out(tmp_path, monkeypatch):
+    bench = Bench(SETTING, tmp_path)
+    monkeypatch.setattr(Bench, "_parts", lambda self, attack, only, few=False: [{"numbers": {"asr": 0.4}}])
+    assert bench.refused("badnet") == "its attack did not take (ASR 40.0%)"
+    own = Bench(replace(SETTING, models=tmp_path / "own"), tmp_path)
+    assert "clip-decomp attack badnet --out" in own.refused("badnet")
+    (nothing,) = run([replace(RATES, attacks=("wanet",))], SETTING, tmp_path)
+    assert nothing.state == "left out"
+    assert not nothing.folder.exists()
+
+
+def test_what_another_process_draws_is_waited_for_at_the_end(tmp_path):
+    (tmp_path / "locks").mkdir()
+    other = FileLock(tmp_path / "locks" / "rates", thread_local=False)
+    other.acquire()
+    seen = []
+    for each in run([RATES, replace(RATES, name="free")], SETTING, tmp_path):
+        seen.append((each.item.name, each.state))
+        other.release()
+    assert seen == [("free", "drawn"), ("rates", "drawn")]
+
+
+def test_all_heads_and_all_mlps_ablated(tmp_path):
+    (item,) = (each for each in closer_look.ITEMS if each.name == "closer-look-f1")
+    (drawn,) = run([replace(item, attacks=("badnet",))], SETTING, tmp_path)
+    results = json.loads((drawn.folder / "results.json").read_text())
+    table = pd.read_csv(drawn.folder / "table-1.csv", keep_default_na=False)
+    assert list(table["ablated"]) == ["none", "all heads", "all MLPs"]
+    assert results["metrics"]["world/badnet/none/asr;ablated=all-heads"] == pytest.approx(
+        table["attack success"][1], abs=1e-5
+    )
+    assert results["settings"]["verdicts"][0]["claim"] == "BadNet: a patch lives in heads"
+
+
+def test_names_are_unique_and_unknown_ones_are_refused(succeed, tmp_path):
+    assert len({item.name for item in catalog.ITEMS}) == len(catalog.ITEMS)
+    assert "closer-look-f1" in succeed("figures", "closer-look-1", "--out", tmp_path, code=1)
+    assert "--models" in succeed("figures", "--scale", "imagenet", code=1)
+    planned = succeed("figures", "--plan")
+    assert "closer-look-t2" in planned
+    assert planned.count("clip-decomp zoo build world/sig") == 1
