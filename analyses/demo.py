@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,13 +15,21 @@ from .reading import read
 
 
 def run(
-    models: tuple[str, ...], data: str | None, out: Path, images: int, seed: int, device: str, as_json: bool
+    models: tuple[str, ...],
+    data: str | None,
+    out: Path,
+    images: int,
+    held_out: int,
+    seed: int,
+    device: str,
+    as_json: bool,
 ) -> Results:
     """Read every model and write ``report.html`` and ``results.json`` to ``out``."""
     clock, readings = Clock(), []
     with tqdm(total=6 * len(models) + 1, disable=as_json) as bar:
         for name in models:
             subject = open_subject(name, data, None, None, images, seed, device)
+            subject.data = replace(subject.data, held_out=subject.data.held_out.first(held_out))
 
             def step(text: str, name: str = name) -> None:
                 bar.set_description(f"{name}: {text}")

@@ -106,7 +106,7 @@ def test_repair_and_detection_report_before_and_after(call, tmp_path):
 
 def test_demo_writes_a_report(call, tmp_path):
     started = time.perf_counter()
-    code, _, _ = call("demo", "--model", "world/badnet", "--images", "60", "--out", str(tmp_path))
+    code, _, _ = call("demo", "--model", "world/badnet", "--images", "60", "--held-out", "200", "--out", tmp_path)
     page = (tmp_path / "report.html").read_text()
     results = json.loads((tmp_path / "results.json").read_text())
     assert code == 0
@@ -119,7 +119,20 @@ def test_demo_writes_a_report(call, tmp_path):
 
 
 def test_attack_that_does_not_take_fails_and_says_so(call, tmp_path):
-    arguments = ("attack", "badnet", "--steps", "1", "--batch-size", "8", "--images", "60", "--out", str(tmp_path))
+    arguments = (
+        "attack",
+        "badnet",
+        "--steps",
+        "1",
+        "--batch-size",
+        "8",
+        "--images",
+        "60",
+        "--held-out",
+        "200",
+        "--out",
+        tmp_path,
+    )
     code, _, err = call(*arguments)
     assert code == 1
     assert "did not take" in err

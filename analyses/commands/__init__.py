@@ -34,7 +34,8 @@ def demo(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Where their pictures are; the cards' by default.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.html and results.json.")] = Path("runs/demo"),
-    images: Annotated[int, typer.Option(help="Test images.")] = 1000,
+    images: Annotated[int, typer.Option(min=1, help="Test images.")] = 1000,
+    held_out: Annotated[int, typer.Option(min=40, help="Clean images for means, prototypes and thresholds.")] = 1000,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
@@ -42,4 +43,4 @@ def demo(
     """Read backdoored CLIPs, show what is infected, catch and repair triggered inputs, and write a report."""
     from ..demo import run
 
-    run(tuple(model or ("world/badnet", "world/blended")), data, out, images, seed, device, as_json)
+    run(tuple(model or ("world/badnet", "world/blended")), data, out, images, held_out, seed, device, as_json)
