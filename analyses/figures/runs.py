@@ -124,8 +124,10 @@ def _write_pngs(folder: Path, drawn: Drawn) -> None:
     if not drawn.figures:
         return
     files = [folder / f"figure-{number}.png" for number in range(1, len(drawn.figures) + 1)]
+    figures = [figure for _, figure in drawn.figures]
+    heights = [figure.layout.height for figure in figures]
     try:
-        plotly.io.write_images([figure for _, figure in drawn.figures], files, width=_WIDTH, scale=2)
+        plotly.io.write_images(figures, files, width=_WIDTH, height=heights, scale=2)
     except (ImportError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         log.warning("No PNG files: they need clip-decomp[figures] and Chrome or Chromium (%s).", reason)
