@@ -125,7 +125,7 @@ def last_heads(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
                 {
                     "attack": LABELS[attack],
                     "head": name,
-                    "squared MMD x 1000": float(moved[last, head]),
+                    "MMD": float(moved[last, head]),
                     "role": role(found.clean, pool)[0],
                     "texts, clean": "; ".join((found.clean.texts or ())[:3]),
                     "texts, triggered": "; ".join((found.triggered.texts or ())[:3]),
@@ -147,7 +147,7 @@ def last_heads(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         )
         caption = f"{LABELS[attack]}, {_counted(each)}: squared MMD x 1000 between clean and triggered contributions."
         drawn.figures.append((caption, plots.head_map(moved, LABELS[attack], "squared MMD x 1000")))
-    drawn.tables.append((f"{_TEXTS} texts a head, the first three shown.", pd.DataFrame(rows)))
+    drawn.tables.append((f"MMD is squared, x 1000; {_TEXTS} texts a head, the first three shown.", pd.DataFrame(rows)))
     return drawn
 
 

@@ -39,10 +39,11 @@ def write(items: Sequence[Item], runs: Sequence[Run], out: Path) -> Path:
     appear = sum(verdict.appears for _, verdict in decided)
     lead = f"{len(there)} figures and tables; {appear} of {len(decided)} claims appear at this scale."
     missing = [f"{run.item.title}: {attack}, {why}." for run in runs for attack, why in run.left_out.items()]
-    sections = [Section("Findings", "Each decided by the rule beside it.", tables=[("Claims.", table)])]
+    few, told = table[["claim", "appears", "of"]], "Decided by rules; rules and numbers stand with each figure."
+    sections = [Section("Findings", told, tables=[("Claims.", few)])]
     sections += [section_of(item, out / item.name) for item in there]
     if missing:
         sections.append(Section("Left out", "\n\n".join(missing)))
     latest = json.loads((out / there[-1].name / "results.json").read_text()) if there else None
-    told = {key: value for key, value in facts(latest).items() if key not in ("Attacks", "Time")} if latest else {}
-    return write_report(out / "report.html", "Figures and tables", lead, sections, told)
+    kept = {key: value for key, value in facts(latest).items() if key not in ("Attacks", "Time")} if latest else {}
+    return write_report(out / "report.html", "Figures and tables", lead, sections, kept)
