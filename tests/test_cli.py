@@ -119,20 +119,7 @@ def test_demo_writes_a_report(call, tmp_path):
 
 
 def test_attack_that_does_not_take_fails_and_says_so(call, tmp_path):
-    arguments = (
-        "attack",
-        "badnet",
-        "--steps",
-        "1",
-        "--batch-size",
-        "8",
-        "--images",
-        "60",
-        "--held-out",
-        "200",
-        "--out",
-        tmp_path,
-    )
+    arguments = ("attack", "badnet", "--steps", "1", "--batch-size", "8", "--images", "60", "--out", tmp_path)
     code, _, err = call(*arguments)
     assert code == 1
     assert "did not take" in err
