@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,8 +41,6 @@ log = logging.getLogger(__name__)
 
 #: Shares of clean heads that the thresholds of the sweep select.
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
-#: Kinds of defenses that can be left out.
-KINDS = ("decomp-det", "strip", "scale-up", "teco", "backdoor-ids", "decomp-rep", "guard")
 _RIVALS = ("strip", "scale-up", "teco", "backdoor-ids")
 #: Clean pictures that set a rival's cutoff, which an AUROC does not need.
 _CUTOFF = 20
@@ -98,10 +96,16 @@ def measurements(without: Sequence[str] = ()) -> list[Measurement]:
         SettingError: there is no such defense.
     """
     every = [Measurement("none", _undefended), *_detectors(), *_repairs()]
+    known = kinds()
     for name in without:
-        if name not in KINDS:
-            raise SettingError(f"There is no {name!r} to leave out; did you mean one of {nearest(name, KINDS)}?")
+        if name not in known:
+            raise SettingError(f"There is no {name!r} to leave out; did you mean one of {nearest(name, known)}?")
     return [each for each in every if each.name.split(";")[0] not in without]
+
+
+def kinds() -> list[str]:
+    """Kinds of defenses, any of which can be left out."""
+    return list(dict.fromkeys(each.name.split(";")[0] for each in (*_detectors(), *_repairs())))
 
 
 def _detectors() -> list[Measurement]:
@@ -192,12 +196,20 @@ def metrics(parts: Sequence[dict[str, Any]]) -> dict[str, float]:
     shared = len(pairs) > len({attack for attack, _ in pairs})
     found = {}
     for each in parts:
-        defense, *keys = each["name"].split(";")
         own = [f"model={each['model']}"] if shared else []
-        key = "".join(f";{key}" for key in [*own, *keys])
-        start = prefix(each["data"], each["attack"], defense)
-        found |= {f"{start}/{measure}{key}": value for measure, value in each["numbers"].items()}
+        found |= named(each["data"], each["attack"], each["name"], each["numbers"], own)
     return found
+
+
+def named(data: str, attack: str, name: str, numbers: Mapping[str, float], own: Sequence[str] = ()) -> dict[str, float]:
+    """A measurement's numbers by the names of ``results.json``.
+
+    Args:
+        own: ``key=value`` before those of the measurement's name.
+    """
+    defense, *keys = name.split(";")
+    start, key = prefix(data, attack, defense), "".join(f";{key}" for key in [*own, *keys])
+    return {f"{start}/{measure}{key}": value for measure, value in numbers.items()}
 
 
 def _measured(each: Measurement, work: Work, setting: Setting) -> dict[str, Any]:
@@ -223,13 +235,18 @@ def _by_heads(work: Work, share: float) -> dict[str, float]:
 
 
 def _defended(encoder: Encoder, work: Work) -> dict[str, float]:
-    subject, clock = work.subject, Clock()
+    clock = Clock()
+    found = defended(encoder, work.subject)
+    return found | {"seconds-per-image": clock() / (2 * len(work.subject.data.test))}
+
+
+def defended(encoder: Encoder, subject: Subject) -> dict[str, float]:
+    """ASR, clean and poisoned accuracy of a subject under a defense."""
     found = evaluate(encoder, subject.data.test, subject.trigger, subject.target)
     assert found.attack_success_rate is not None
     assert found.poisoned_accuracy is not None
     rates = {"asr": found.attack_success_rate, "ca": found.clean_accuracy, "pa": found.poisoned_accuracy}
-    each = clock() / (2 * len(subject.data.test))
-    return {name: rate.value for name, rate in rates.items()} | {"seconds-per-image": each}
+    return {name: rate.value for name, rate in rates.items()}
 
 
 def _detected(detector: Detector, work: Work) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """What figures share: models of one scale by their attacks, and what was measured of them.
 
-Measurements of defenses are those of ``clip-decomp filtering``, kept on disk one by one. Contributions and sweeps are
-kept for the last model only: figures are drawn attack by attack where they can.
+Measurements of defenses are those of ``clip-decomp filtering``, kept on disk one by one. Sweeps
+are made once; models are kept one at a time: figures are drawn attack by attack.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 from clip_decomp.ablation import AblationResult, direct_sweeps
 from clip_decomp.cli.run import Subject, open_subject
-from clip_decomp.contributions import Contributions, collect
+from clip_decomp.contributions import collect
 from clip_decomp.data.sets import ImageSet
 from clip_decomp.errors import ClipDecompError, SettingError
 from clip_decomp.evaluation import ASR_GATE, Evaluation, evaluate
 from clip_decomp.zeroshot import sided_vectors
 from clip_decomp.zoo import shelf
 
-from ..filtering import KINDS
+from ..filtering import kinds
 from ..filtering import run as measured
 
 #: Test pictures for rivals that take dozens of passes a picture.
@@ -83,20 +83,14 @@ class Attacked:
             raise SettingError(f"{subject.model.name} carries no attack on its card.")
         return evaluate(subject.model, subject.data.test, subject.trigger, subject.target)
 
-    @cached_property
-    def sides(self) -> tuple[Contributions, Contributions]:
-        """Contributions on clean and on triggered test pictures."""
-        model, test = self.subject.model, self.subject.data.test
-        return collect(model, test), collect(model, test, self.subject.trigger)
-
-    @cached_property
     def sweeps(self) -> list[AblationResult]:
         """Direct effects of mean-ablation, layer by layer, in all schemes."""
         model, test, trigger = self.subject.model, self.subject.data.test, self.subject.trigger
         assert trigger is not None
         assert self.subject.target is not None
         means, vectors = collect(model, self.held_out).means(), sided_vectors(model, test, trigger)
-        return direct_sweeps(*self.sides, means, vectors, test.class_index(self.subject.target))
+        sides = (collect(model, test, each) for each in (None, trigger))
+        return direct_sweeps(*sides, means, vectors, test.class_index(self.subject.target))
 
 
 @dataclass
@@ -110,6 +104,7 @@ class Bench:
     setting: Setting
     folder: Path
     _known: dict[str, Attacked] = field(default_factory=dict)
+    _sweeps: dict[str, list[AblationResult]] = field(default_factory=dict)
 
     def __getitem__(self, attack: str) -> Attacked:
         """An attack's model, the last one asked for being kept."""
@@ -117,6 +112,12 @@ class Bench:
             self._known.clear()
             self._known[attack] = Attacked(self.setting, attack)
         return self._known[attack]
+
+    def sweeps(self, attack: str) -> list[AblationResult]:
+        """An attack's sweeps, which several figures show; made once."""
+        if attack not in self._sweeps:
+            self._sweeps[attack] = self[attack].sweeps()
+        return self._sweeps[attack]
 
     def refused(self, attack: str) -> str | None:
         """Why nothing is drawn from an attack: its model is missing or does not open, or the attack did not take."""
@@ -144,6 +145,6 @@ class Bench:
 
     def _parts(self, attack: str, only: tuple[str, ...], few: bool = False) -> list[dict[str, Any]]:
         each = self.setting
-        images, left = min(each.images, FEW) if few else each.images, [kind for kind in KINDS if kind not in only]
+        images, left = min(each.images, FEW) if few else each.images, [kind for kind in kinds() if kind not in only]
         name = each.model(attack)
         return list(measured([name], each.data, self.folder, images, each.held_out, each.seed, each.device, left))

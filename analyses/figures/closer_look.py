@@ -42,9 +42,9 @@ def _start(each: Attacked) -> str:
     return prefix(each.subject.data.test.name, each.attack, "none")
 
 
-def _cases(each: Attacked) -> list[tuple[str, AblationResult | None]]:
+def _cases(sweeps: list[AblationResult]) -> list[tuple[str, AblationResult | None]]:
     """Nothing ablated, all heads, all MLPs."""
-    forward = {sweep.over: sweep for sweep in each.sweeps if sweep.scheme == "forward"}
+    forward = {sweep.over: sweep for sweep in sweeps if sweep.scheme == "forward"}
     return [("none", None), ("all heads", forward["heads"]), ("all MLPs", forward["mlps"])]
 
 
@@ -62,7 +62,7 @@ def ablation(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     drawn, rows = Drawn("Direct contributions of all heads, or of all MLPs, replaced by their clean means."), []
     for attack in attacks:
         each, groups = bench[attack], []
-        for name, sweep in _cases(each):
+        for name, sweep in _cases(bench.sweeps(attack)):
             undefended = each.undefended
             success = undefended.attack_success_rate
             assert success is not None
@@ -78,9 +78,7 @@ def ablation(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         drawn.figures.append(
             (f"{LABELS[attack]}, {_counted(each)}, 95 % intervals.", plots.bars(groups, LABELS[attack]))
         )
-        if attack in LOCAL + GLOBAL:
-            first = decide(each.sweeps, attack)[0]
-            drawn.verdicts.append(Verdict(f"{LABELS[attack]}: {first.claim}", _FIRST, first.appears, first.evidence))
+        drawn.verdicts += _decided(bench, attack, 1, _FIRST)
     drawn.tables.append(("Shares of pictures.", pd.DataFrame(rows)))
     return drawn
 
@@ -90,18 +88,15 @@ def layers(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     drawn, rows = Drawn("Components of layers replaced by their clean means, direct effect; MMD of whole layers."), []
     for attack in attacks:
         each = bench[attack]
-        drawn.figures.append((f"{LABELS[attack]}, {_counted(each)}.", plots.sweeps(each.sweeps, LABELS[attack])))
-        for sweep in each.sweeps:
+        sweeps = bench.sweeps(attack)
+        drawn.figures.append((f"{LABELS[attack]}, {_counted(each)}.", plots.sweeps(sweeps, LABELS[attack])))
+        for sweep in sweeps:
             drawn.metrics |= sweep.metrics(_start(each))
         moved = _moved(each, "layers")
         row = {"attack": LABELS[attack], **{f"layer {layer}": float(value) for layer, value in enumerate(moved)}}
         rows.append(row)
         drawn.metrics |= {f"{_start(each)}/mmd;kind=layers;layer={n}": float(value) for n, value in enumerate(moved)}
-        if attack in LOCAL + GLOBAL:
-            second = decide(each.sweeps, attack)[1]
-            drawn.verdicts.append(
-                Verdict(f"{LABELS[attack]}: {second.claim}", _SECOND, second.appears, second.evidence)
-            )
+        drawn.verdicts += _decided(bench, attack, 2, _SECOND)
     drawn.tables.append(("Squared MMD x 1000 of whole layers, clean against triggered.", pd.DataFrame(rows)))
     return drawn
 
@@ -179,6 +174,14 @@ def _moved(each: Attacked, kind: str) -> np.ndarray:
     else:
         sides = (clean.attentions() + clean.mlps, bad.attentions() + bad.mlps)
     return component_mmd(*sides, 10.0, "biased", 0, each.setting.seed, "max", paired=True).value.numpy()
+
+
+def _decided(bench: Bench, attack: str, number: int, rule: str) -> list[Verdict]:
+    """A finding of the paper, of the attacks that it is about."""
+    if attack not in LOCAL + GLOBAL:
+        return []
+    found = decide(bench.sweeps(attack), attack)[number - 1]
+    return [Verdict(f"{LABELS[attack]}: {found.claim}", rule, found.appears, found.evidence)]
 
 
 def _counted(each: Attacked) -> str:

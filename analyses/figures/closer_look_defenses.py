@@ -5,16 +5,17 @@ Table 1 is without its CleanCLIP columns, which ``clip-decomp defend cleanclip``
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pandas as pd
 import plotly.graph_objects as go
 
-from clip_decomp.evaluation import evaluate
 from clip_decomp.plots.look import layout
-from clip_decomp.results import prefix
 from defenses import DecompRep
+from defenses.decomp_rep import Replacement
 from defenses.reversal import reverse_rates
 
-from ..filtering import SHARES
+from ..filtering import SHARES, defended, named
 from .bench import Attacked, Bench
 from .items import LABELS, Drawn, Item, Verdict
 
@@ -38,10 +39,7 @@ _SCORES = {
 
 
 def _keyed(each: Attacked, name: str, numbers: dict[str, float]) -> dict[str, float]:
-    """Numbers by the names of ``results.json``."""
-    defense, *keys = name.split(";")
-    start, key = prefix(each.subject.data.test.name, each.attack, defense), "".join(f";{key}" for key in keys)
-    return {f"{start}/{measure}{key}": value for measure, value in numbers.items()}
+    return named(each.subject.data.test.name, each.attack, name, numbers)
 
 
 def repairs(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
@@ -116,20 +114,22 @@ def detectors(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
 
 def choices(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Table 3: which heads are replaced, and whether those of a triggered picture carry the attack."""
-    drawn, rows = (
-        Drawn("Selected heads of the last layer, as many fixed or random ones, and the reverse."),
-        [],
-    )
+    drawn, rows = Drawn("Selected heads of the last layer, as many fixed or random ones, and the reverse."), []
     for attack in attacks:
         each = bench[attack]
         count = max(1, each.subject.model.visual.n_heads // 2)
-        for name, heads in (("selected", "selected"), ("fixed", tuple(range(count))), ("random", count)):
-            fixed = DecompRep(heads=heads, seed=bench.setting.seed).fit(each.subject.model, each.held_out)  # type: ignore[arg-type]
-            rows.append(_row(attack, f"{name} heads", _rates(each, fixed)))
-            drawn.metrics |= _keyed(each, f"decomp-rep;heads={name}", _rates_of(rows[-1]))
+        seed = bench.setting.seed
+        rivals = {
+            "selected": DecompRep(seed=seed),
+            "fixed": DecompRep(heads=tuple(range(count)), seed=seed),
+            "random": DecompRep(heads=count, seed=seed),
+        }
+        for name, repair in rivals.items():
+            numbers = defended(repair.fit(each.subject.model, each.held_out), each.subject)
+            rows.append(_row(attack, f"{name} heads", numbers))
+            drawn.metrics |= _keyed(each, f"decomp-rep;heads={name}", numbers)
         assert each.subject.trigger is not None
-        fixed = DecompRep().fit(each.subject.model, each.held_out)
-        back = reverse_rates(fixed, each.subject.data.test, each.subject.trigger, each.subject.target)
+        back = reverse_rates(rivals["selected"], each.subject.data.test, each.subject.trigger, each.subject.target)
         rows.append(
             {"attack": LABELS[attack], "defense": "reverse", "ASR": back[0].value, "clean accuracy": back[1].value}
         )
@@ -143,25 +143,13 @@ def replacements(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     drawn, rows = Drawn("Selected heads of the last layer replaced by prototypes, by nothing, or by random values."), []
     for attack in attacks:
         each = bench[attack]
-        for name in ("prototype", "zero", "random"):
-            fixed = DecompRep(replacement=name, seed=bench.setting.seed).fit(each.subject.model, each.held_out)  # type: ignore[arg-type]
-            rows.append(_row(attack, name, _rates(each, fixed)))
-            drawn.metrics |= _keyed(each, f"decomp-rep;replacement={name}", _rates_of(rows[-1]))
+        for name in get_args(Replacement):
+            repair = DecompRep(replacement=name, seed=bench.setting.seed)
+            numbers = defended(repair.fit(each.subject.model, each.held_out), each.subject)
+            rows.append(_row(attack, name, numbers))
+            drawn.metrics |= _keyed(each, f"decomp-rep;replacement={name}", numbers)
     drawn.tables.append((f"{bench.setting.images} test pictures at most.", pd.DataFrame(rows)))
     return drawn
-
-
-def _rates(each: Attacked, defended: DecompRep) -> dict[str, float]:
-    found = evaluate(defended, each.subject.data.test, each.subject.trigger, each.subject.target)
-    assert found.attack_success_rate is not None
-    assert found.poisoned_accuracy is not None
-    rates = {"asr": found.attack_success_rate, "ca": found.clean_accuracy, "pa": found.poisoned_accuracy}
-    return {key: value.value for key, value in rates.items()}
-
-
-def _rates_of(row: dict[str, object]) -> dict[str, float]:
-    named = {"asr": "ASR", "ca": "clean accuracy", "pa": "poisoned accuracy"}
-    return {key: float(row[label]) for key, label in named.items()}  # type: ignore[arg-type]
 
 
 ITEMS = (
