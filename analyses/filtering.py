@@ -30,7 +30,7 @@ from typing import Any
 from clip_decomp.cli.run import Clock, Subject, open_subject
 from clip_decomp.data.sets import ImageSet
 from clip_decomp.errors import SettingError, nearest
-from clip_decomp.evaluation import ASR_GATE, Encoder, evaluate
+from clip_decomp.evaluation import ASR_GATE, Classifier, Encoder, PromptedClassifier, evaluate
 from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.results import prefix, versions, write_json
 from defenses import STRIP, BackdoorIDS, DecompDet, DecompRep, DecompRepTotal, Guard, ScaleUp, TeCo
@@ -240,7 +240,7 @@ def _defended(encoder: Encoder, work: Work) -> dict[str, float]:
     return found | {"seconds-per-image": clock() / (2 * len(work.subject.data.test))}
 
 
-def defended(encoder: Encoder, subject: Subject) -> dict[str, float]:
+def defended(encoder: Encoder | Classifier | PromptedClassifier, subject: Subject) -> dict[str, float]:
     """ASR, clean and poisoned accuracy of a subject under a defense."""
     found = evaluate(encoder, subject.data.test, subject.trigger, subject.target)
     assert found.attack_success_rate is not None

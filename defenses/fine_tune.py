@@ -46,6 +46,8 @@ from clip_decomp.training.trainer import train
 from .tuning import WithSettings
 
 _WARMUP = 50
+#: Clean pairs of the world come from another stream than those that models were trained and attacked on.
+CLEAN_STREAM_SEED = 2021
 #: Settings by name.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"pairs": 10_000, "epochs": 3, "batch_size": 128, "lr": 2e-4},

@@ -12,7 +12,7 @@ from clip_decomp.results import Results
 
 
 def study(
-    defense: Annotated[str, typer.Argument(help="rvpt, vpt, cbpt or linear-probe.")],
+    defense: Annotated[str, typer.Argument(help="rvpt, vpt, cbpt, linear-probe, finetune or cleanclip.")],
     model: Annotated[list[str], typer.Option(help="Backdoored models. May be repeated.")],
     vary: Annotated[
         list[str] | None, typer.Option(help="Settings to try, e.g. alpha=0,1,2; repeated ones are combined.")
@@ -38,7 +38,8 @@ def study(
     from clip_decomp.models.loading import load
     from clip_decomp.results import scale_of
 
-    from ..study import Fit, metrics, rows, run, sweep
+    from ..fits import Fit, run
+    from ..study import metrics, rows, sweep
 
     clock, settings = Clock(), sweep(vary or [])
     fits = []

@@ -1,7 +1,7 @@
 """What figures share: models of one scale by their attacks, and what was measured of them.
 
-Measurements of defenses are those of ``clip-decomp filtering``, kept on disk one by one. Sweeps
-are made once; models are kept one at a time: figures are drawn attack by attack.
+Measurements of training-free defenses are those of ``clip-decomp filtering``, those of tuned ones :mod:`analyses.fits`,
+kept on disk one by one. Sweeps are made once; models are kept one at a time: figures are drawn attack by attack.
 """
 
 from __future__ import annotations
@@ -9,20 +9,46 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clip_decomp.ablation import AblationResult, direct_sweeps
 from clip_decomp.cli.run import Subject, open_subject
 from clip_decomp.contributions import collect
 from clip_decomp.data.sets import ImageSet
 from clip_decomp.errors import ClipDecompError, SettingError
-from clip_decomp.evaluation import ASR_GATE, Evaluation, evaluate
+from clip_decomp.evaluation import ASR_GATE, Classifier, Encoder, Evaluation, PromptedClassifier, evaluate
+from clip_decomp.model import HookedCLIP
+from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.zeroshot import sided_vectors
 from clip_decomp.zoo import shelf
 
-from ..filtering import kinds
+from .. import fits
+from ..filtering import defended, kinds
 from ..filtering import run as measured
+from ..fits import Fit
 
+if TYPE_CHECKING:
+    from .trainings import Training
+
+#: The world's sets by those of the papers.
+WORLD_SETS = {
+    "ImageNet": "world",
+    "Caltech-101": "world:tools",
+    "Oxford Pets": "world:town",
+    "ImageNet-V2": "world:resampled",
+    "ImageNet-Sketch": "world:outlines",
+    "ImageNet-R": "world:textures",
+    "ImageNet-A": "world:hard",
+}
+#: Families of the zoo's models; Caltech-101 and Oxford Pets are models that aim at those sets' targets.
+_ZOO = {
+    "": "world",
+    "resnet": "world-resnet",
+    "patch-16": "world-p16",
+    "labels": "world-labels",
+    "Caltech-101": "world-tools",
+    "Oxford Pets": "world-town",
+}
 #: Test pictures for rivals that take dozens of passes a picture.
 FEW = 128
 
@@ -47,8 +73,21 @@ class Setting:
     device: str
 
     def model(self, attack: str) -> str:
-        """Name or folder of an attack's model."""
-        return str(self.models / attack) if self.models is not None else f"{self.scale}/{attack}"
+        """Name or folder of an attack's model; ``resnet/badnet`` is one of another family than the main one."""
+        if self.models is not None:
+            return str(self.models / attack)
+        family, _, name = attack.rpartition("/")
+        return f"{_ZOO.get(family, family)}/{name}"
+
+    @property
+    def sets(self) -> dict[str, str]:
+        """Data by the names of the papers' sets whose part they play."""
+        if self.models is None:
+            return WORLD_SETS
+        where = self.data or ""
+        if not any(Path(where).glob("*-val.parquet")):
+            return {"ImageNet": where}
+        return dict(zip(("ImageNet", "Caltech-101", "Oxford Pets"), (f"{where}:{part}" for part in "abc"), strict=True))
 
     def missing(self, attack: str) -> str | None:
         """How to get a model that is not there; None if it is."""
@@ -83,6 +122,10 @@ class Attacked:
             raise SettingError(f"{subject.model.name} carries no attack on its card.")
         return evaluate(subject.model, subject.data.test, subject.trigger, subject.target)
 
+    def defended(self, encoder: Encoder | Classifier | PromptedClassifier) -> dict[str, float]:
+        """ASR, clean and poisoned accuracy under a defense."""
+        return defended(encoder, self.subject)
+
     def sweeps(self) -> list[AblationResult]:
         """Direct effects of mean-ablation, layer by layer, in all schemes."""
         model, test, trigger = self.subject.model, self.subject.data.test, self.subject.trigger
@@ -98,13 +141,14 @@ class Bench:
     """See the module.
 
     Attributes:
-        folder: where measurements of defenses are kept.
+        folder: where measurements of defenses and what was tuned are kept.
     """
 
     setting: Setting
     folder: Path
     _known: dict[str, Attacked] = field(default_factory=dict)
     _sweeps: dict[str, list[AblationResult]] = field(default_factory=dict)
+    _towers: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, attack: str) -> Attacked:
         """An attack's model, the last one asked for being kept."""
@@ -118,6 +162,38 @@ class Bench:
         if attack not in self._sweeps:
             self._sweeps[attack] = self[attack].sweeps()
         return self._sweeps[attack]
+
+    def possible(self, training: Training) -> bool:
+        """Whether a training's model is there and the scale has the data that it needs."""
+        return self.fit(training) is not None
+
+    def fit(self, training: Training) -> Fit | None:
+        """A training as it is kept on disk; None without its model or its data."""
+        if self.setting.missing(training.attack) is not None:
+            return None
+        if training.attack not in self._towers:
+            self._towers[training.attack] = fingerprint(self[training.attack].subject.model)
+        return training.fit(self.setting, self._towers[training.attack])
+
+    def known(self, training: Training) -> dict[str, Any] | None:
+        """What was measured of a training, None if it is not finished."""
+        fit = self.fit(training)
+        return None if fit is None else fits.known(fit, self.folder)
+
+    def train(self, training: Training) -> None:
+        """Finish a training, from where it was interrupted if it was."""
+        fit = self.fit(training)
+        if fit is None:
+            raise SettingError(f"{training.label}: its model or its data is missing.")
+        list(fits.run([fit], self.setting.data, self.folder, self.setting.device))
+
+    def tuned(self, training: Training) -> fits.Defense | HookedCLIP | None:
+        """The defended model of a finished training; of one that is fine-tuned the model itself."""
+        if self.known(training) is None:
+            return None
+        fit = self.fit(training)
+        assert fit is not None
+        return fits.opened(fit, self.folder, self[training.attack].subject.model)
 
     def refused(self, attack: str) -> str | None:
         """Why nothing is drawn from an attack: its model is missing or does not open, or the attack did not take."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from clip_decomp.errors import SettingError, nearest
 
-from . import closer_look, closer_look_defenses
+from . import closer_look, closer_look_defenses, rvpt, rvpt_sweeps
 from .items import Item
 
-ITEMS: tuple[Item, ...] = (*closer_look.ITEMS, *closer_look_defenses.ITEMS)
+ITEMS: tuple[Item, ...] = (*closer_look.ITEMS, *closer_look_defenses.ITEMS, *rvpt.ITEMS, *rvpt_sweeps.ITEMS)
 
 
 def chosen(names: Sequence[str]) -> list[Item]:

@@ -23,7 +23,7 @@ from defenses import DecompDet
 
 from ..findings import GLOBAL, LOCAL, decide
 from .bench import Attacked, Bench
-from .items import LABELS, Drawn, Item, Verdict
+from .items import Drawn, Item, Verdict, called
 
 _SWEPT = ("badnet", "blended", "kitty", "label-consistent", "sig", "reflection")
 _FIRST = "ASR below half of the undefended one without all components of one kind, above 80 % without the other kind"
@@ -70,13 +70,13 @@ def ablation(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             found = found if sweep is None else _rates(sweep, -1)
             groups.append((f"without {name}" if sweep else "undefended", found))
             rows.append(
-                {"attack": LABELS[attack], "ablated": name, **{key: value.value for key, value in found.items()}}
+                {"attack": called(attack), "ablated": name, **{key: value.value for key, value in found.items()}}
             )
             key = f"ablated={name.replace(' ', '-').lower()}"
             drawn.metrics[f"{_start(each)}/asr;{key}"] = found["attack success"].value
             drawn.metrics[f"{_start(each)}/ca;{key}"] = found["clean accuracy"].value
         drawn.figures.append(
-            (f"{LABELS[attack]}, {_counted(each)}, 95 % intervals.", plots.bars(groups, LABELS[attack]))
+            (f"{called(attack)}, {_counted(each)}, 95 % intervals.", plots.bars(groups, called(attack)))
         )
         drawn.verdicts += _decided(bench, attack, 1, _FIRST)
     drawn.tables.append(("Shares of pictures.", pd.DataFrame(rows)))
@@ -89,11 +89,11 @@ def layers(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     for attack in attacks:
         each = bench[attack]
         sweeps = bench.sweeps(attack)
-        drawn.figures.append((f"{LABELS[attack]}, {_counted(each)}.", plots.sweeps(sweeps, LABELS[attack])))
+        drawn.figures.append((f"{called(attack)}, {_counted(each)}.", plots.sweeps(sweeps, called(attack))))
         for sweep in sweeps:
             drawn.metrics |= sweep.metrics(_start(each))
         moved = _moved(each, "layers")
-        row = {"attack": LABELS[attack], **{f"layer {layer}": float(value) for layer, value in enumerate(moved)}}
+        row = {"attack": called(attack), **{f"layer {layer}": float(value) for layer, value in enumerate(moved)}}
         rows.append(row)
         drawn.metrics |= {f"{_start(each)}/mmd;kind=layers;layer={n}": float(value) for n, value in enumerate(moved)}
         drawn.verdicts += _decided(bench, attack, 2, _SECOND)
@@ -118,7 +118,7 @@ def last_heads(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             changed.append(found.changed)
             rows.append(
                 {
-                    "attack": LABELS[attack],
+                    "attack": called(attack),
                     "head": name,
                     "MMD": float(moved[last, head]),
                     "role": role(found.clean, pool)[0],
@@ -138,10 +138,10 @@ def last_heads(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             f"{sum(changed)} of {len(changed)} heads change"
         )
         drawn.verdicts.append(
-            Verdict(f"{LABELS[attack]}: infected heads change their role", _THIRD, changed[most], evidence)
+            Verdict(f"{called(attack)}: infected heads change their role", _THIRD, changed[most], evidence)
         )
-        caption = f"{LABELS[attack]}, {_counted(each)}: squared MMD x 1000 between clean and triggered contributions."
-        drawn.figures.append((caption, plots.head_map(moved, LABELS[attack], "squared MMD x 1000")))
+        caption = f"{called(attack)}, {_counted(each)}: squared MMD x 1000 between clean and triggered contributions."
+        drawn.figures.append((caption, plots.head_map(moved, called(attack), "squared MMD x 1000")))
     drawn.tables.append((f"MMD is squared, x 1000; {_TEXTS} texts a head, the first three shown.", pd.DataFrame(rows)))
     return drawn
 
@@ -160,7 +160,7 @@ def prototypes(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             drawn.metrics[f"{_start(each)}/prototype-similarity;images={name}"] = float(found[name].mean())
         last = model.visual.n_layers - 1
         drawn.figures.append(
-            (f"{LABELS[attack]}, {len(few)} pictures a group.", plots.similarity(found, last, LABELS[attack]))
+            (f"{called(attack)}, {len(few)} pictures a group.", plots.similarity(found, last, called(attack)))
         )
     return drawn
 
@@ -181,7 +181,7 @@ def _decided(bench: Bench, attack: str, number: int, rule: str) -> list[Verdict]
     if attack not in LOCAL + GLOBAL:
         return []
     found = decide(bench.sweeps(attack), attack)[number - 1]
-    return [Verdict(f"{LABELS[attack]}: {found.claim}", rule, found.appears, found.evidence)]
+    return [Verdict(f"{called(attack)}: {found.claim}", rule, found.appears, found.evidence)]
 
 
 def _counted(each: Attacked) -> str:

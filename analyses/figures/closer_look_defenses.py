@@ -17,7 +17,7 @@ from defenses.reversal import reverse_rates
 
 from ..filtering import SHARES, defended, named
 from .bench import Attacked, Bench
-from .items import LABELS, Drawn, Item, Verdict
+from .items import Drawn, Item, Verdict, called
 
 _ALL = ("badnet", "label-consistent", "badclip", "trojvqa", "kitty", "blended", "sig", "issba", "reflection")
 _RIVALS = ("strip", "scale-up", "teco")
@@ -57,7 +57,7 @@ def repairs(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         changes = (f"{name} {before[key]:.1%} to {after[key]:.1%}" for name, key in (("ASR", "asr"), ("CACC", "ca")))
         evidence = ", ".join(changes)
         drawn.verdicts.append(
-            Verdict(f"{LABELS[attack]}: Decomp-Rep takes the backdoor out", _FALLS, appears, evidence)
+            Verdict(f"{called(attack)}: Decomp-Rep takes the backdoor out", _FALLS, appears, evidence)
         )
     drawn.tables.append((f"{bench.setting.images} test pictures at most.", pd.DataFrame(rows)))
     return drawn
@@ -65,7 +65,7 @@ def repairs(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
 
 def _row(attack: str, defense: str, numbers: dict[str, float]) -> dict[str, object]:
     named = {"ASR": "asr", "clean accuracy": "ca", "poisoned accuracy": "pa"}
-    return {"attack": LABELS[attack], "defense": defense, **{label: numbers[key] for label, key in named.items()}}
+    return {"attack": called(attack), "defense": defense, **{label: numbers[key] for label, key in named.items()}}
 
 
 def thresholds(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
@@ -81,12 +81,12 @@ def thresholds(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             shares = [0, *(100 * share for share in SHARES)]
             figure.add_trace(go.Scatter(x=shares, y=values, name=label, mode="lines+markers"))
         for share, name in zip(SHARES, names, strict=True):
-            rows.append({"attack": LABELS[attack], "share": share, "epsilon": found[name]["epsilon"], **found[name]})
+            rows.append({"attack": called(attack), "share": share, "epsilon": found[name]["epsilon"], **found[name]})
             drawn.metrics |= _keyed(each, name, found[name])
-        layout(figure, f"{LABELS[attack]}: threshold of Decomp-Rep", plot=260, below=96, phone_below=120)
+        layout(figure, f"{called(attack)}: threshold of Decomp-Rep", plot=260, below=96, phone_below=120)
         figure.update_xaxes(title="clean heads selected (%)", ticksuffix=" %")
         figure.update_yaxes(title="images (%)", ticksuffix=" %", range=[0, 103])
-        drawn.figures.append((f"{LABELS[attack]}; 0 % is the undefended model.", figure))
+        drawn.figures.append((f"{called(attack)}; 0 % is the undefended model.", figure))
     wanted = ["attack", "share", "epsilon", "asr", "ca", "pa"]
     drawn.tables.append(("Sweep.", pd.DataFrame(rows)[wanted]))
     return drawn
@@ -100,13 +100,13 @@ def detectors(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         for name, label in _SCORES.items():
             area = {key: found[name][key] for key in ("auroc", "auroc-target")}
             rows.append(
-                {"attack": LABELS[attack], "detector": label, "all": area["auroc"], "target": area["auroc-target"]}
+                {"attack": called(attack), "detector": label, "all": area["auroc"], "target": area["auroc-target"]}
             )
             drawn.metrics |= _keyed(each, name, area)
         best = max(found[name]["auroc"] for name in _RIVALS)
         for name in list(_SCORES)[:2]:
             area = found[name]["auroc"]
-            claim, evidence = f"{LABELS[attack]}: {_SCORES[name]} is ahead", f"{area:.4f}, best rival {best:.4f}"
+            claim, evidence = f"{called(attack)}: {_SCORES[name]} is ahead", f"{area:.4f}, best rival {best:.4f}"
             drawn.verdicts.append(Verdict(claim, _BEST, area >= best, evidence))
     drawn.tables.append(("The same pictures for all detectors of an attack, 128 at most.", pd.DataFrame(rows)))
     return drawn
@@ -131,7 +131,7 @@ def choices(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         assert each.subject.trigger is not None
         back = reverse_rates(rivals["selected"], each.subject.data.test, each.subject.trigger, each.subject.target)
         rows.append(
-            {"attack": LABELS[attack], "defense": "reverse", "ASR": back[0].value, "clean accuracy": back[1].value}
+            {"attack": called(attack), "defense": "reverse", "ASR": back[0].value, "clean accuracy": back[1].value}
         )
         drawn.metrics |= _keyed(each, "decomp-rep;heads=reverse", {"asr": back[0].value, "ca": back[1].value})
     drawn.tables.append((f"{bench.setting.images} test pictures at most.", pd.DataFrame(rows)))

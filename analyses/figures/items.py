@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
 
 if TYPE_CHECKING:
     from .bench import Bench
+    from .trainings import Training
 
 
 #: What attacks are called.
-LABELS = {
+_LABELS = {
     "badnet": "BadNet",
     "blended": "Blended",
     "sig": "SIG",
@@ -32,6 +33,22 @@ LABELS = {
     "trojvqa": "TrojVQA",
     "badclip": "BadCLIP (Liang et al.)",
 }
+
+
+_MEASURES = {"asr": "ASR", "ca": "clean accuracy", "pa": "poisoned accuracy", "auroc": "AUROC"}
+#: What families of models are called that are not the main one.
+_FAMILIES = {"resnet": "ResNet", "patch-16": "patches of 16 pixels"}
+
+
+def called(attack: str) -> str:
+    """What an attack is called.
+
+    Example:
+        >>> called("badnet"), called("resnet/badnet"), called("Caltech-101/badnet")
+        ('BadNet', 'BadNet, ResNet', 'BadNet, Caltech-101')
+    """
+    family, _, name = attack.rpartition("/")
+    return f"{_LABELS[name]}, {_FAMILIES.get(family, family)}" if family else _LABELS[name]
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,22 @@ class Verdict:
         return f"{self.claim[0].upper()}{self.claim[1:]}: {verdict} ({self.evidence.rstrip('.')})."
 
 
+class Measured(NamedTuple):
+    """A number of ours that has a place in a paper's table; see :mod:`.papers`.
+
+    Attributes:
+        case: the defense or setting, as the paper's table says it.
+        data: the paper's data set whose part ours play.
+        value: in the paper's unit, percent of rates.
+    """
+
+    attack: str
+    case: str
+    data: str
+    measure: str
+    value: float
+
+
 @dataclass
 class Drawn:
     """A figure as it was drawn.
@@ -71,6 +104,18 @@ class Drawn:
     tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+
+    def put(self, attack: str, case: str, data: str, **shares: float) -> None:
+        """Note numbers that a paper's table has, too.
+
+        Args:
+            attack: the model's name.
+            shares: ``asr``, ``ca``, ``pa`` or ``auroc``, of 1.
+        """
+        name = _LABELS.get(attack.rpartition("/")[2], attack)
+        for key, share in shares.items():
+            self.measured.append(Measured(name, case, data, _MEASURES[key], share if key == "auroc" else 100 * share))
 
 
 @dataclass(frozen=True)
@@ -82,6 +127,8 @@ class Item:
         source: paper, figure or table.
         attacks: whose models it is drawn from; those that are missing or did not take are left out.
         draw: from what figures share and the attacks that are there.
+        trainings: of defenses; attacks that have none that is finished are left out.
+        models: further ones that it needs.
     """
 
     name: str
@@ -89,3 +136,5 @@ class Item:
     source: str
     attacks: tuple[str, ...]
     draw: Callable[[Bench, tuple[str, ...]], Drawn]
+    trainings: tuple[Training, ...] = ()
+    models: tuple[str, ...] = ()

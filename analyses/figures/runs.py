@@ -7,6 +7,7 @@ the disk, take figures that no other is drawing.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -25,7 +26,8 @@ from clip_decomp.report import Section, cell, write_report
 from clip_decomp.results import Results
 
 from .bench import Bench, Setting
-from .items import Drawn, Item, Verdict
+from .items import Drawn, Item, Measured, Verdict
+from .trainings import Training
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +65,14 @@ def run(items: Sequence[Item], setting: Setting, out: Path) -> Iterator[Run]:
 
 def _one(item: Item, bench: Bench, folder: Path) -> Run:
     left_out = {attack: why for attack in item.attacks if (why := bench.refused(attack)) is not None}
+    ready = [each for each in item.trainings if each.attack not in left_out and bench.known(each) is not None]
+    for attack in dict.fromkeys(each.attack for each in item.trainings):
+        if attack not in left_out and all(each.attack != attack for each in ready):
+            left_out[attack] = f"no defense is trained yet (clip-decomp figures {item.name} --train)"
     attacks = tuple(attack for attack in item.attacks if attack not in left_out)
     if not attacks:
         return Run(item, folder, "left out", left_out)
-    digest = _digest(item, bench, attacks)
+    digest = _digest(item, bench, attacks, ready)
     found = settings_of(folder)
     if found is not None and found.get("digest") == digest:
         return Run(item, folder, "there", left_out)
@@ -88,10 +94,14 @@ def settings_of(folder: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text())["settings"] if file.exists() else None
 
 
-def _digest(item: Item, bench: Bench, attacks: Sequence[str]) -> str:
-    """Of all that a figure depends on."""
-    towers = {attack: bench.tower(attack) for attack in attacks}
-    depends = {"item": item.name, **asdict(bench.setting), "models": None, "device": None, "towers": towers}
+def _digest(item: Item, bench: Bench, attacks: Sequence[str], trainings: Sequence[Training]) -> str:
+    """Of all that a figure depends on, the code that draws it included."""
+    depends = {"item": item.name, **asdict(bench.setting), "models": None, "device": None}
+    depends["towers"] = {attack: bench.tower(attack) for attack in attacks}
+    depends["trainings"] = [fit.name for each in trainings if (fit := bench.fit(each)) is not None]
+    depends["models"] = [name for name in item.models if bench.setting.missing(name) is None]
+    code = inspect.getsourcefile(item.draw)
+    depends["code"] = hashlib.sha256(Path(code).read_bytes()).hexdigest() if code else None
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -108,6 +118,7 @@ def _write(folder: Path, item: Item, drawn: Drawn, results: Results) -> None:
             table.to_csv(draft / f"table-{number}.csv", index=False)
             (draft / f"table-{number}.md").write_text(markdown(table))
         captions = {"figures": [caption for caption, _ in drawn.figures], "tables": [name for name, _ in drawn.tables]}
+        pd.DataFrame(drawn.measured, columns=list(Measured._fields)).to_csv(draft / "measured.csv", index=False)
         (draft / "shown.json").write_text(json.dumps({"text": drawn.text, **captions}, indent=1) + "\n")
         _write_pngs(draft, drawn)
         results.write(draft)

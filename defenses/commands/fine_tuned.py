@@ -11,9 +11,6 @@ from clip_decomp.cli.run import Attack, Clock, Data, Device, Force, Images, Json
 
 from .subjects import Fitted, attacked, checkpoint, defend
 
-#: Clean pairs of the world come from another stream than those that models were trained and attacked on.
-_CLEAN_STREAM_SEED = 2021
-
 Pairs = Annotated[
     str | None, typer.Option(help="Clean pairs, as --data or captioned files; the test data's by default.")
 ]
@@ -49,6 +46,7 @@ def command(kind: str) -> Callable[..., None]:
         from clip_decomp.training.streams import pair_stream
 
         from .. import fine_tune
+        from ..fine_tune import CLEAN_STREAM_SEED
         from ..tuning import timed
 
         clock = Clock()
@@ -61,7 +59,7 @@ def command(kind: str) -> Callable[..., None]:
         where = pairs or subject.spec
 
         def fit() -> Fitted:
-            stream, _ = pair_stream(where, subject.model.visual.image_size, _CLEAN_STREAM_SEED + seed)
+            stream, _ = pair_stream(where, subject.model.visual.image_size, CLEAN_STREAM_SEED + seed)
             seconds = timed(defense, lambda: defense.fit(subject.model, stream))
             settings = {**defense.settings(), "clean_pairs": where, "parameters": defense.parameters}
             rows = [("tuned", f"{defense.pairs} pairs, {defense.parameters:,} parameters, {seconds:.0f} s")]

@@ -1,0 +1,284 @@
+"""Tables of RVPT (Zhang et al. 2025): 1 to 6, 8 and 9, and figure 4, the same defense in other places.
+
+Limits: the paper's settings throughout. CleanCLIP is the preset for tiny CLIPs, on fewer pairs than the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from clip_decomp import plots
+
+from .bench import Bench
+from .items import Drawn, Item, Verdict, called
+from .trainings import SHIFTS, Training
+from .tuned import UNDEFENDED, Cases, Compared, compared, every, halves, seeds, shares, tabled, works
+
+_SIX = ("badnet", "blended", "issba", "wanet", "trojvqa", "badclip")
+_THREE = ("badnet", "blended", "badclip")
+_TARGETED = ("badnet", "blended", "wanet")
+_SETS = ("Caltech-101", "Oxford Pets")
+_TRANSFER = tuple(f"{data}/{attack}" for data in _SETS for attack in _TARGETED)
+#: Clean pairs of CleanCLIP, and passes over them.
+CLEAN_PAIRS = (("pairs", 5000), ("epochs", 2))
+_PROMPTS = {"<CLS>": "{}", "##### <CLS>": "##### {}"}
+_ALL = ("ImageNet", *SHIFTS)
+
+
+def rvpt(attack: str, **changes: Any) -> Training:
+    """RVPT as in the paper, tuned where its model's attack aims and measured on shifted pictures, too."""
+    data = own(attack)
+    return replace(Training(attack, "rvpt", tuned_on=data, tests=_ALL if data == "ImageNet" else (data,)), **changes)
+
+
+def vpt(attack: str, **changes: Any) -> Training:
+    """The same without repelling."""
+    return replace(rvpt(attack, **changes), defense="vpt")
+
+
+def cleanclip(attack: str) -> Training:
+    """Fine-tuning on clean pairs with self-supervision."""
+    return replace(rvpt(attack), defense="cleanclip", settings=CLEAN_PAIRS, tuned_on="ImageNet")
+
+
+def probe(attack: str) -> tuple[Training, ...]:
+    """The linear probe, three seeds."""
+    return seeds(replace(rvpt(attack), defense="linear-probe"))
+
+
+def own(attack: str) -> str:
+    """The data whose class a model's attack aims at."""
+    family = attack.rpartition("/")[0]
+    return family if family in _SETS else "ImageNet"
+
+
+def one(make: Callable[..., Training], **changes: Any) -> Callable[[str], Sequence[Training]]:
+    """A case of one seed."""
+    return lambda attack: (make(attack, **changes),)
+
+
+MAIN: Cases = {"CleanCLIP": one(cleanclip), "Linear Probe": probe, "RVPT": one(rvpt)}
+_WITHOUT: Cases = {"RVPT": one(rvpt), "RVPT (woTC)": one(rvpt, without_target=True)}
+_ARCHITECTURES: Cases = {"Linear Probe": probe, "RVPT": one(rvpt)}
+
+
+def main(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Tables 1 and 2: ASR and clean accuracy under each defense."""
+    found = compared(bench, attacks, MAIN, ("ImageNet", *_SETS))
+    drawn = tabled(bench, "Each defense on the same test pictures.", found, ("ASR", "clean accuracy"))
+    for attack, data, before, after in found.pairs("RVPT"):
+        drawn.verdicts.append(works(attack, data, "RVPT", before, after))
+        drawn.verdicts += _leaves_less(found, attack, data, after)
+    return drawn
+
+
+def _leaves_less(found: Compared, attack: str, data: str, after: dict[str, float]) -> list[Verdict]:
+    rivals = {case: found.numbers[attack, data, case]["asr"] for case in MAIN if (attack, data, case) in found.numbers}
+    rivals.pop("RVPT")
+    if not rivals:
+        return []
+    best = min(rivals, key=lambda case: rivals[case])
+    evidence = f"{after['asr']:.1%}, {best} {rivals[best]:.1%}"
+    rule = "RVPT's ASR is below that of every other defense that was measured"
+    claim = f"{called(attack)}: RVPT leaves the least of the attack"
+    return [Verdict(claim, rule, after["asr"] < rivals[best], evidence)]
+
+
+def poisoned(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Table 3: poisoned accuracy."""
+    found = compared(bench, attacks, MAIN)
+    drawn = tabled(bench, "Triggered pictures that are given their true class.", found, ("poisoned accuracy",))
+    for attack, data, before, after in found.pairs("RVPT"):
+        rivals = {
+            case: found.numbers[attack, data, case]["pa"] for case in MAIN if (attack, data, case) in found.numbers
+        }
+        best = max(rivals, key=lambda case: rivals[case])
+        evidence = f"{after['pa']:.1%}, {before['pa']:.1%} undefended, best: {best} {rivals[best]:.1%}"
+        rule = "no defense has a higher poisoned accuracy than RVPT"
+        claim = f"{called(attack)}: triggered pictures are recognized best under RVPT"
+        drawn.verdicts.append(Verdict(claim, rule, best == "RVPT", evidence))
+    return drawn
+
+
+def without_target(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Table 4: the target class left out of tuning."""
+    found = compared(bench, attacks, _WITHOUT, ("ImageNet", *_SETS))
+    drawn = tabled(bench, "Tuned with the target class, and without its pictures and text (woTC).", found)
+    for attack, data, before, after in found.pairs("RVPT (woTC)"):
+        whole = found.numbers.get((attack, data, "RVPT"))
+        if whole is not None:
+            evidence = f"{before['asr']:.1%} undefended, {whole['asr']:.1%} with it, {after['asr']:.1%} without"
+            rule = "without the target class RVPT leaves at most 5 points more of the ASR than with it"
+            claim = f"{called(attack)}: RVPT does not need the target class"
+            drawn.verdicts.append(Verdict(claim, rule, after["asr"] <= whole["asr"] + 0.05, evidence))
+    return drawn
+
+
+def _elsewhere(attack: str) -> Training:
+    return rvpt(attack, tuned_on="ImageNet", tests=(own(attack),))
+
+
+_CROSS_DATA: Cases = {"CleanCLIP": one(cleanclip), "RVPT*": one(_elsewhere)}
+
+
+def across_data(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Table 5: tuned on the main set, tested on others."""
+    found = compared(bench, attacks, _CROSS_DATA, _SETS)
+    drawn = tabled(bench, "RVPT* is tuned on the main set.", found, ("ASR", "clean accuracy"))
+    drawn.verdicts += [halves(attack, data, "RVPT*", *numbers) for attack, data, *numbers in found.pairs("RVPT*")]
+    return drawn
+
+
+_CROSS_DOMAIN: Cases = {"CleanCLIP": one(cleanclip), "RVPT": one(rvpt)}
+
+
+def across_domains(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Table 6: tuned on the main set, tested on shifted pictures of the same classes."""
+    found = compared(bench, attacks, _CROSS_DOMAIN, SHIFTS)
+    drawn = tabled(bench, "The main set's classes, drawn otherwise than in tuning.", found, ("ASR", "clean accuracy"))
+    drawn.verdicts += [halves(attack, data, "RVPT", *numbers) for attack, data, *numbers in found.pairs("RVPT")]
+    return drawn
+
+
+def _prompted(attack: str, template: str | None) -> Training:
+    return rvpt(attack, template=template, tests=("ImageNet",)) if template else rvpt(attack)
+
+
+def prompts(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Table 8: other hand-written prompts, before and after."""
+    drawn = None
+    left: dict[str, list[float]] = {}
+    for prompt, template in {**_PROMPTS, "a photo of a <CLS>": None}.items():
+        found = compared(bench, attacks, {prompt: one(_prompted, template=template)})
+        if not found.rows:
+            continue
+        for row in found.rows:
+            row["defense"] = f"{prompt}; {'undefended' if row['defense'] == UNDEFENDED else 'RVPT'}"
+        part = tabled(bench, "The same prompts in tuning and in testing.", found, ("ASR", "clean accuracy"))
+        for attack, _, _, after in found.pairs(prompt):
+            left.setdefault(attack, []).append(after["asr"])
+        part.measured = [each for each in part.measured if each.case != UNDEFENDED]
+        if drawn is None:
+            drawn = part
+        else:
+            drawn.tables.append(part.tables[0])
+            drawn.metrics |= part.metrics
+            drawn.measured += part.measured
+    assert drawn is not None
+    for attack, values in left.items():
+        if len(values) > 1:
+            rule = "the ASR that is left differs by at most 5 points between prompts"
+            evidence = " to ".join(f"{each:.1%}" for each in (min(values), max(values)))
+            claim = f"{called(attack)}: RVPT is stable under other prompts"
+            drawn.verdicts.append(Verdict(claim, rule, max(values) - min(values) <= 0.05, evidence))
+    return drawn
+
+
+def architectures(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Table 9: another tower."""
+    found = compared(bench, attacks, _ARCHITECTURES)
+    drawn = tabled(bench, "A tower with larger patches; the paper's are ViT-B/16 and ViT-L/14.", found)
+    drawn.measured.clear()  # these are not the paper's encoders
+    drawn.verdicts += [works(attack, data, "RVPT", *numbers) for attack, data, *numbers in found.pairs("RVPT")]
+    return drawn
+
+
+#: Figure 4's scenarios: the set tested on, and changes of the training.
+_SCENARIOS: dict[str, tuple[str, dict[str, Any]]] = {
+    "in-dataset": ("ImageNet", {}),
+    "open-vocabulary": ("ImageNet", {"without_target": True}),
+    "cross-domain": ("ImageNet-Sketch", {}),
+}
+
+
+def _scenarios(attack: str) -> tuple[Training, ...]:
+    plain = (make(attack, **changes) for make in (rvpt, vpt) for changes in ({}, {"without_target": True}))
+    moved = (replace(_elsewhere(f"Caltech-101/{attack}"), defense=name) for name in ("rvpt", "vpt"))
+    return (*plain, *moved)
+
+
+def scenarios(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Figure 4: RVPT and VPT in four scenarios."""
+    drawn = Drawn("Open vocabulary: tuned without the target class. Cross-domain: outlines, which no tuning saw.")
+    rows = []
+    for attack in attacks:
+        groups = []
+        places = {name: (attack, data, changes) for name, (data, changes) in _SCENARIOS.items()}
+        places["cross-dataset"] = (
+            f"Caltech-101/{attack}",
+            "Caltech-101",
+            {"tuned_on": "ImageNet", "tests": ("Caltech-101",)},
+        )
+        for name, (model, data, changes) in places.items():
+            cases: Cases = {"RVPT": one(rvpt, **changes), "VPT": one(vpt, **changes)}
+            found = compared(bench, [model], cases, (data,))
+            both = {case: numbers for (_, _, case), numbers in found.numbers.items()}
+            drawn.metrics |= {f"{key};scenario={name}": value for key, value in found.metrics.items()}
+            for case, numbers in both.items():
+                groups.append((f"{name}: {case}", shares(numbers, bench.setting.images)))
+                rows.append(
+                    {
+                        "attack": called(attack),
+                        "scenario": name,
+                        "defense": case,
+                        "ASR": numbers["asr"],
+                        "clean accuracy": numbers["ca"],
+                    }
+                )
+            if {"RVPT", "VPT"} <= both.keys():
+                evidence = ", ".join(f"{case} {numbers['asr']:.1%}" for case, numbers in both.items())
+                rule = "RVPT's ASR is at most half of VPT's"
+                claim = f"{called(attack)}, {name}: it is repelling that takes the backdoor out"
+                drawn.verdicts.append(Verdict(claim, rule, both["RVPT"]["asr"] <= both["VPT"]["asr"] / 2, evidence))
+        if groups:
+            drawn.figures.append((f"{called(attack)}, 95 % intervals.", plots.bars(groups, called(attack))))
+    drawn.tables.append((f"Shares of at most {bench.setting.images} test pictures.", pd.DataFrame(rows)))
+    return drawn
+
+
+def _item(
+    number: str, title: str, attacks: tuple[str, ...], draw: Callable[..., Drawn], trainings: tuple[Training, ...]
+) -> Item:
+    kind = "figure" if number.startswith("f") else "table"
+    return Item(f"rvpt-{number}", title, f"Zhang et al. 2025, {kind} {number[1:]}", attacks, draw, trainings)
+
+
+ITEMS = (
+    _item(
+        "f4",
+        "RVPT and VPT in four scenarios",
+        _THREE[:2],
+        scenarios,
+        tuple(t for a in _THREE[:2] for t in _scenarios(a)),
+    ),
+    _item("t1", "RVPT and its rivals", _SIX, main, every(MAIN, _SIX)),
+    _item("t2", "RVPT on two more data sets", _TRANSFER, main, every(MAIN, _TRANSFER)),
+    _item("t3", "Poisoned accuracy", _THREE, poisoned, every(MAIN, _THREE)),
+    _item(
+        "t4",
+        "Tuned without the target class",
+        (*_TARGETED, *_TRANSFER),
+        without_target,
+        every(_WITHOUT, (*_TARGETED, *_TRANSFER)),
+    ),
+    _item("t5", "Tuned on other data", _TRANSFER, across_data, every(_CROSS_DATA, _TRANSFER)),
+    _item("t6", "Tested on shifted pictures", _THREE, across_domains, every(_CROSS_DOMAIN, _THREE)),
+    _item(
+        "t8",
+        "Other prompts",
+        _THREE,
+        prompts,
+        tuple(_prompted(a, t) for a in _THREE for t in (None, *_PROMPTS.values())),
+    ),
+    _item(
+        "t9",
+        "Another tower",
+        tuple(f"patch-16/{a}" for a in _THREE),
+        architectures,
+        every(_ARCHITECTURES, tuple(f"patch-16/{a}" for a in _THREE)),
+    ),
+)

@@ -1,0 +1,153 @@
+"""Figure 3 of RVPT (Zhang et al. 2025): its settings, one at a time.
+
+Limits: the paper's pictures say which values it tried and its text does not, so these are ours. To be affordable the
+fits see a fifth of the paper's epochs, the default among them, so they compare with each other and not with table 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from scipy.stats import spearmanr
+
+from clip_decomp.plots.look import COLORS, layout, literal
+
+from .bench import Bench
+from .items import Drawn, Item, Verdict, called
+from .rvpt import rvpt
+from .trainings import Training
+from .tuned import LITTLE, UNDEFENDED, Compared, compared
+
+_EPOCHS = 10
+_ATTACKS = ("badnet", "badclip")
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """One panel.
+
+    Attributes:
+        letter: of the paper's panel.
+        setting: of :class:`defenses.RVPT`; ``values`` of it, the default's among them.
+        further: settings that go with all values but the default.
+    """
+
+    letter: str
+    name: str
+    setting: str
+    values: tuple[float, ...]
+    default: float
+    further: tuple[tuple[str, Any], ...] = ()
+
+    def training(self, attack: str, value: float) -> Training:
+        """The training of a value; that of the default is the same in all sweeps."""
+        changed = () if value == self.default else ((self.setting, value), *self.further)
+        return replace(rvpt(attack), settings=(("epochs", _EPOCHS), *changed), tests=("ImageNet",))
+
+
+_SWEEPS = (
+    _Sweep("a", "shots", "shots", (1, 2, 4, 8, 16, 32), 16),
+    _Sweep("b", "alpha", "alpha", (0.0, 0.5, 1.0, 2.0, 4.0), 2.0),
+    _Sweep("c", "prompts a block", "length", (5, 10, 25, 50), 50),
+    _Sweep("d", "prompted blocks, from the output", "depth", (2, 4, 6, 8), 6),
+    _Sweep("e", "prompted blocks, from the input", "depth", (2, 4, 6), -1, (("count_from", "input"),)),
+    _Sweep("f", "margin", "margin", (-1.0, -0.5, 0.0, 0.5, 1.0), -1.0),
+)
+
+
+def sweeps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Figure 3: ASR and clean accuracy under other settings."""
+    drawn, rows = Drawn(f"RVPT for {_EPOCHS} epochs; dotted lines are the undefended model."), []
+    for attack in attacks:
+        panels: dict[str, list[tuple[float, dict[str, float]]]] = {}
+        undefended: dict[str, float] = {}
+        for sweep in _SWEEPS:
+            cases = {f"{sweep.setting}={value:g}": [sweep.training(attack, value)] for value in sweep.values}
+            found = compared(bench, [attack], {name: lambda _, own=own: own for name, own in cases.items()})
+            undefended = found.numbers.get((attack, "ImageNet", UNDEFENDED), undefended)
+            points = _points(found, attack, sweep)
+            drawn.metrics |= {f"{key};panel={sweep.letter}": value for key, value in found.metrics.items()}
+            for value, numbers in points:
+                drawn.put(attack, f"{sweep.setting}={value:g}", "ImageNet", asr=numbers["asr"], ca=numbers["ca"])
+                shown = {"ASR": numbers["asr"], "clean accuracy": numbers["ca"]}
+                rows.append({"attack": called(attack), "setting": sweep.name, "value": f"{value:g}", **shown})
+            if len(points) > 1:
+                panels[sweep.name] = points
+            drawn.verdicts += _verdicts(attack, sweep, points)
+        if panels:
+            caption = f"{called(attack)}, at most {bench.setting.images} test pictures, one seed."
+            drawn.figures.append((caption, _panels(panels, undefended, called(attack))))
+    drawn.tables.append((f"Shares of at most {bench.setting.images} test pictures.", pd.DataFrame(rows)))
+    return drawn
+
+
+def _points(found: Compared, attack: str, sweep: _Sweep) -> list[tuple[float, dict[str, float]]]:
+    keys = ((value, (attack, "ImageNet", f"{sweep.setting}={value:g}")) for value in sweep.values)
+    return [(value, found.numbers[key]) for value, key in keys if key in found.numbers]
+
+
+def _verdicts(attack: str, sweep: _Sweep, points: Sequence[tuple[float, dict[str, float]]]) -> list[Verdict]:
+    """What the paper says of a panel, where three values or more are there."""
+    if len(points) < 3:
+        return []
+    values, success, accuracy = zip(*((value, each["asr"], each["ca"]) for value, each in points), strict=True)
+    told = ", ".join(f"{value:g}: {asr:.1%}" for value, asr in zip(values, success, strict=True))
+    if sweep.letter == "a":
+        rule = f"one shot leaves an ASR of at most {LITTLE:.0%}"
+        return [Verdict(f"{called(attack)}: one shot is enough", rule, success[0] <= LITTLE, f"ASR {told}")]
+    if sweep.letter == "c":
+        rule = f"five prompts a block leave an ASR of at most {LITTLE:.0%}"
+        return [Verdict(f"{called(attack)}: few prompts are enough", rule, success[0] <= LITTLE, f"ASR {told}")]
+    if sweep.letter in "bf":
+        sign = -1 if sweep.letter == "b" else 1
+        both = [float(spearmanr(values, each).statistic) for each in (success, accuracy)]
+        word = "fall" if sign < 0 else "rise"
+        rule = f"the rank correlations of {sweep.name} with ASR and with clean accuracy are beyond {0.7 * sign:g}"
+        evidence = f"ASR {both[0]:.2f}, clean accuracy {both[1]:.2f}"
+        claim = f"{called(attack)}: ASR and clean accuracy {word} with {sweep.name}"
+        return [Verdict(claim, rule, all(sign * each >= 0.7 for each in both), evidence)]
+    return []
+
+
+def _panels(
+    panels: Mapping[str, Sequence[tuple[float, dict[str, float]]]], undefended: Mapping[str, float], title: str
+) -> go.Figure:
+    """A panel a setting, values evenly spaced."""
+    height, gap, count = 150, 78, len(panels)
+    whole = count * height + (count - 1) * gap
+    spacing = gap / whole if count > 1 else 0
+    figure = make_subplots(rows=count, vertical_spacing=spacing, subplot_titles=[literal(name) for name in panels])
+    for row, points in enumerate(panels.values(), 1):
+        for place, (key, name) in enumerate((("asr", "attack success"), ("ca", "clean accuracy"))):
+            color = COLORS[1 - place]
+            line = go.Scatter(
+                x=[f"{value:g}" for value, _ in points],
+                y=[100 * numbers[key] for _, numbers in points],
+                name=name,
+                mode="lines+markers",
+                line={"color": color},
+                legendgroup=key,
+                showlegend=row == 1,
+                hovertemplate="%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
+                cliponaxis=False,
+            )
+            figure.add_trace(line, row=row, col=1)
+            if key in undefended:
+                style = {"line_dash": "dot", "line_color": color, "line_width": 1}
+                figure.add_hline(y=100 * undefended[key], row=str(row), col="1", **style)
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(range=[0, 103], dtick=25, ticksuffix=" %")
+    figure.update_annotations(x=0, xanchor="left", yshift=3, font={"size": 13})
+    return layout(figure, title, plot=whole, below=70)
+
+
+def _trainings() -> tuple[Training, ...]:
+    return tuple(sweep.training(attack, value) for attack in _ATTACKS for sweep in _SWEEPS for value in sweep.values)
+
+
+ITEMS = (Item("rvpt-f3", "Settings of RVPT", "Zhang et al. 2025, figure 3", _ATTACKS, sweeps, _trainings()),)

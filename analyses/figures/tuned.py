@@ -1,0 +1,152 @@
+"""Tables of tuned defenses: rows of attacks, data sets and defenses, from finished trainings.
+
+Example:
+    >>> seeds(Training("badnet", "linear-probe"), 2)[1].seed
+    1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
+from typing import Any
+
+import pandas as pd
+
+from clip_decomp.evaluation.rates import Rate, rate
+from clip_decomp.results import prefix
+
+from ..fits import MEASURES
+from .bench import Bench
+from .items import Drawn, Verdict, called
+from .trainings import Training
+
+UNDEFENDED = "undefended"
+#: A defense that works, and costs little, as rules put it.
+LITTLE, COST = 0.05, 0.02
+_COLUMNS = {"asr": "ASR", "ca": "clean accuracy", "pa": "poisoned accuracy"}
+
+#: A defense, named as the paper's table does, and its trainings of an attack, one a seed.
+Cases = Mapping[str, Callable[[str], Sequence[Training]]]
+
+
+def seeds(training: Training, count: int = 3) -> tuple[Training, ...]:
+    """The same training with several seeds."""
+    return tuple(replace(training, seed=seed) for seed in range(count))
+
+
+def every(cases: Cases, attacks: Sequence[str]) -> tuple[Training, ...]:
+    """All trainings of a table, attack by attack."""
+    return tuple(each for attack in attacks for case in cases.values() for each in case(attack))
+
+
+@dataclass
+class Compared:
+    """Numbers of a table.
+
+    Attributes:
+        numbers: means over seeds, by attack, data set and case; ``undefended`` is among the cases.
+        counts: test pictures by attack and data set.
+    """
+
+    numbers: dict[tuple[str, str, str], dict[str, float]]
+    rows: list[dict[str, Any]]
+    metrics: dict[str, float]
+
+    def pairs(self, case: str) -> list[tuple[str, str, dict[str, float], dict[str, float]]]:
+        """Attack, data set, undefended numbers and those of a case, wherever there are both."""
+        return [
+            (attack, data, self.numbers[attack, data, UNDEFENDED], found)
+            for (attack, data, name), found in self.numbers.items()
+            if name == case
+        ]
+
+
+def compared(bench: Bench, attacks: Sequence[str], cases: Cases, data: Sequence[str] = ("ImageNet",)) -> Compared:
+    """Numbers of finished trainings; cases that have none are left out."""
+    found = Compared({}, [], {})
+    for attack in attacks:
+        results = {
+            case: [each for training in make(attack) if (each := bench.known(training))] for case, make in cases.items()
+        }
+        every = [each for fits in results.values() for each in fits]
+        for name in (name for name in data if name in bench.setting.sets):
+            spec = bench.setting.sets[name]
+            before = next((each["before"][spec] for each in every if spec in each["before"]), None)
+            if before is None:
+                continue
+            _add(found, (attack, name, UNDEFENDED), [before], spec, "none", "")
+            for case, fits in results.items():
+                there = [each["after"][spec] for each in fits if spec in each["after"]]
+                if there:
+                    fit = fits[0]["fit"]
+                    _add(found, (attack, name, case), there, spec, fit["defense"], case)
+    return found
+
+
+def _add(
+    found: Compared, key: tuple[str, str, str], numbers: list[dict[str, float]], spec: str, defense: str, case: str
+) -> None:
+    means = {measure: mean(each[measure] for each in numbers) for measure in MEASURES}
+    found.numbers[key] = means
+    row: dict[str, Any] = {"attack": called(key[0]), "data": key[1], "defense": key[2]}
+    for measure, column in _COLUMNS.items():
+        row[column] = means[measure]
+        start = f"{prefix(spec, key[0].rpartition('/')[2], defense)}/{measure}"
+        family = key[0].rpartition("/")[0]
+        name = start + (f";family={family}" if family else "") + (f";case={case}".replace(" ", "-") if case else "")
+        found.metrics[name] = means[measure]
+        if len(numbers) > 1:
+            found.metrics[f"{name}/std"] = stdev(each[measure] for each in numbers)
+            row[f"± {measure.upper()}"] = stdev(each[measure] for each in numbers)
+    found.rows.append({**row, "seeds": len(numbers)})
+
+
+def tabled(
+    bench: Bench, text: str, found: Compared, columns: Sequence[str] = ("ASR", "clean accuracy", "poisoned accuracy")
+) -> Drawn:
+    """A drawn table of numbers, and these beside the paper's."""
+    drawn = Drawn(text, metrics=found.metrics)
+    frame, sets = pd.DataFrame(found.rows), {row["data"] for row in found.rows}
+    spread = [f"± {key.upper()}" for key, name in _COLUMNS.items() if name in columns]
+    kept = ["attack", "data", "defense", *columns, *(each for each in spread if each in frame), "seeds"]
+    if len(sets) == 1:
+        kept.remove("data")
+    if all(row["seeds"] == 1 for row in found.rows):
+        kept.remove("seeds")
+    drawn.tables.append((counted(bench), frame[kept]))
+    for (attack, data, case), numbers in found.numbers.items():
+        shown = {key: numbers[key] for key, name in _COLUMNS.items() if name in columns}
+        drawn.put(attack, case, data, **shown)
+    return drawn
+
+
+def counted(bench: Bench) -> str:
+    """How many pictures numbers are of, for captions."""
+    return f"Shares of at most {bench.setting.images} test pictures; ± is a standard deviation over seeds."
+
+
+def works(attack: str, data: str, name: str, before: dict[str, float], after: dict[str, float]) -> Verdict:
+    """Whether a defense takes a backdoor out without costing accuracy."""
+    place = "" if data == "ImageNet" else f" on {data}'s stand-in"
+    appears = after["asr"] <= LITTLE and after["ca"] >= before["ca"] - COST
+    changes = (f"{word} {before[key]:.1%} to {after[key]:.1%}" for word, key in (("ASR", "asr"), ("accuracy", "ca")))
+    rule = f"an ASR of at most {LITTLE:.0%} is left, and clean accuracy falls by at most {COST:.0%}"
+    return Verdict(f"{called(attack)}: {name} takes the backdoor out{place}", rule, appears, ", ".join(changes))
+
+
+def halves(attack: str, data: str, name: str, before: dict[str, float], after: dict[str, float]) -> Verdict:
+    """Whether a defense still leaves less than half of the attack's success elsewhere than it was tuned."""
+    rule = "at most half of the undefended ASR is left"
+    evidence = f"ASR {before['asr']:.1%} to {after['asr']:.1%}, accuracy {before['ca']:.1%} to {after['ca']:.1%}"
+    claim = f"{called(attack)}: {name} carries over to {data}'s stand-in"
+    return Verdict(claim, rule, after["asr"] <= before["asr"] / 2, evidence)
+
+
+def shares(numbers: dict[str, float], count: int) -> dict[str, Rate]:
+    """ASR and clean accuracy with intervals, as if all of ``count`` pictures were counted in both."""
+    return {
+        "attack success": rate(round(numbers["asr"] * count), count),
+        "clean accuracy": rate(round(numbers["ca"] * count), count),
+    }
