@@ -32,20 +32,22 @@ from clip_decomp.models.loading import load, save_folder
 from clip_decomp.results import write_json
 from clip_decomp.training.streams import pair_stream
 from defenses import CBPT, RVPT, CleanCLIP, FineTune, LinearProbe
+from defenses.adv_pt import AdvPT
 from defenses.few_shot import training_pictures
 from defenses.fine_tune import CLEAN_STREAM_SEED
 from defenses.inversion import Inversion
 from defenses.tuning import timed
 
 #: What can be fitted, by name.
-DEFENSES = ("rvpt", "vpt", "cbpt", "linear-probe", "finetune", "cleanclip")
+DEFENSES = ("rvpt", "vpt", "cbpt", "linear-probe", "finetune", "cleanclip", "advpt")
 #: What is measured of each: ASR, clean and poisoned accuracy.
 MEASURES = ("asr", "ca", "pa")
 #: Settings that begin so are CBPT's inner loop's: ``inversion-budget=1,2``.
 _INNER = "inversion_"
+_KINDS: dict[str, type[CBPT | LinearProbe | AdvPT]] = {"cbpt": CBPT, "linear-probe": LinearProbe, "advpt": AdvPT}
 _TUNED = {"finetune": FineTune, "cleanclip": CleanCLIP}
 
-Defense = RVPT | LinearProbe | CBPT | FineTune
+Defense = RVPT | LinearProbe | CBPT | FineTune | AdvPT
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class Fit:
                 }
                 outer = {key: value for key, value in self.settings.items() if not key.startswith(_INNER)}
                 return CBPT(**outer, inversion=Inversion(**inner), seed=self.seed, checkpoint=checkpoint)
+            if self.defense == "advpt":
+                return AdvPT(**self.settings, seed=self.seed)
             if self.defense in _TUNED:
                 return _TUNED[self.defense].preset("tiny", **self.settings, seed=self.seed, checkpoint=checkpoint)
             alpha = {"alpha": 0.0} if self.defense == "vpt" else {}
@@ -160,8 +164,7 @@ def opened(fit: Fit, folder: Path, model: HookedCLIP) -> Defense | HookedCLIP:
     """
     if fit.defense in _TUNED:
         return load(str(tuned(fit, folder)), device=str(model.device))
-    kinds: dict[str, type[RVPT | CBPT | LinearProbe]] = {"cbpt": CBPT, "linear-probe": LinearProbe}
-    return kinds.get(fit.defense, RVPT).load(tuned(fit, folder), model)
+    return _KINDS.get(fit.defense, RVPT).load(tuned(fit, folder), model)
 
 
 @lru_cache(maxsize=1)

@@ -18,6 +18,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -29,6 +30,7 @@ from clip_decomp.data.sets import BATCH_SIZE, PLAIN_TEMPLATE, ImageSet
 from clip_decomp.evaluation import scorer
 from clip_decomp.model import HookedCLIP
 from clip_decomp.prompts.classwise import ClassPrompts, check_contexts
+from clip_decomp.prompts.stored import read_card
 
 from .defended import TextSideDefense
 from .few_shot import FewShots, check_shots
@@ -105,6 +107,18 @@ class AdvPT(TunedTokens, TextSideDefense):
 
             self.history_ = self.tuning().tune(prompts, len(truth), losses, "advpt", self.progress)
         return self
+
+    def save(self, folder: str | Path) -> None:
+        """Write the context and how it was made."""
+        self.prompts_.save(folder, defense="advpt", settings=self.settings())
+
+    @classmethod
+    def load(cls, folder: str | Path, model: HookedCLIP) -> Self:
+        """A defense that was saved for this model; raises what :meth:`ClassPrompts.load` does."""
+        prompts, card = ClassPrompts.load(folder, model), read_card(folder)
+        loaded = cls(**card.get("settings", {}))
+        loaded._prompted(model, prompts)
+        return loaded
 
     def _adversarial(self, chosen: FewShots) -> Float[Tensor, "image d_embed"]:
         """Unit features of the chosen pictures under PGD against the model's zero-shot prompts."""

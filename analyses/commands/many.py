@@ -12,7 +12,7 @@ from clip_decomp.results import Results
 
 
 def study(
-    defense: Annotated[str, typer.Argument(help="rvpt, vpt, cbpt, linear-probe, finetune or cleanclip.")],
+    defense: Annotated[str, typer.Argument(help="rvpt, vpt, cbpt, linear-probe, finetune, cleanclip or advpt.")],
     model: Annotated[list[str], typer.Option(help="Backdoored models. May be repeated.")],
     vary: Annotated[
         list[str] | None, typer.Option(help="Settings to try, e.g. alpha=0,1,2; repeated ones are combined.")

@@ -6,10 +6,31 @@ from collections.abc import Sequence
 
 from clip_decomp.errors import SettingError, nearest
 
-from . import closer_look, closer_look_defenses, rvpt, rvpt_sweeps
+from . import (
+    cbpt,
+    cbpt_features,
+    closer_look,
+    closer_look_defenses,
+    closer_look_texts,
+    rvpt,
+    rvpt_costs,
+    rvpt_features,
+    rvpt_sweeps,
+)
 from .items import Item
 
-ITEMS: tuple[Item, ...] = (*closer_look.ITEMS, *closer_look_defenses.ITEMS, *rvpt.ITEMS, *rvpt_sweeps.ITEMS)
+_PARTS = (
+    closer_look,
+    closer_look_texts,
+    closer_look_defenses,
+    rvpt_features,
+    rvpt_sweeps,
+    rvpt,
+    rvpt_costs,
+    cbpt_features,
+    cbpt,
+)
+ITEMS: tuple[Item, ...] = tuple(item for part in _PARTS for item in part.ITEMS)
 
 
 def chosen(names: Sequence[str]) -> list[Item]:

@@ -128,6 +128,7 @@ class Item:
         attacks: whose models it is drawn from; those that are missing or did not take are left out.
         draw: from what figures share and the attacks that are there.
         trainings: of defenses; attacks that have none that is finished are left out.
+        further: trainings that it shows where they are finished, and does without otherwise.
         models: further ones that it needs.
     """
 
@@ -137,4 +138,5 @@ class Item:
     attacks: tuple[str, ...]
     draw: Callable[[Bench, tuple[str, ...]], Drawn]
     trainings: tuple[Training, ...] = ()
+    further: tuple[Training, ...] = ()
     models: tuple[str, ...] = ()

@@ -65,9 +65,11 @@ def run(items: Sequence[Item], setting: Setting, out: Path) -> Iterator[Run]:
 
 def _one(item: Item, bench: Bench, folder: Path) -> Run:
     left_out = {attack: why for attack in item.attacks if (why := bench.refused(attack)) is not None}
-    ready = [each for each in item.trainings if each.attack not in left_out and bench.known(each) is not None]
+    every = (*item.trainings, *item.further)
+    ready = [each for each in every if each.attack not in left_out and bench.known(each) is not None]
+    trained = {each.attack for each in ready if each in item.trainings}
     for attack in dict.fromkeys(each.attack for each in item.trainings):
-        if attack not in left_out and all(each.attack != attack for each in ready):
+        if attack not in left_out and attack not in trained:
             left_out[attack] = f"no defense is trained yet (clip-decomp figures {item.name} --train)"
     attacks = tuple(attack for attack in item.attacks if attack not in left_out)
     if not attacks:

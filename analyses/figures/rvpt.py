@@ -25,7 +25,7 @@ _SETS = ("Caltech-101", "Oxford Pets")
 _TRANSFER = tuple(f"{data}/{attack}" for data in _SETS for attack in _TARGETED)
 #: Clean pairs of CleanCLIP, and passes over them.
 CLEAN_PAIRS = (("pairs", 5000), ("epochs", 2))
-_PROMPTS = {"<CLS>": "{}", "##### <CLS>": "##### {}"}
+_PROMPTS = {"prompt=<CLS>": "{}", "prompt=##### <CLS>": "##### {}"}
 _ALL = ("ImageNet", *SHIFTS)
 
 
@@ -152,7 +152,7 @@ def prompts(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Table 8: other hand-written prompts, before and after."""
     drawn = None
     left: dict[str, list[float]] = {}
-    for prompt, template in {**_PROMPTS, "a photo of a <CLS>": None}.items():
+    for prompt, template in {**_PROMPTS, "prompt=a photo of a <CLS>": None}.items():
         found = compared(bench, attacks, {prompt: one(_prompted, template=template)})
         if not found.rows:
             continue

@@ -6,16 +6,14 @@ fits see a fifth of the paper's epochs, the default among them, so they compare 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 from scipy.stats import spearmanr
 
-from clip_decomp.plots.look import COLORS, layout, literal
+from clip_decomp import plots
 
 from .bench import Bench
 from .items import Drawn, Item, Verdict, called
@@ -81,7 +79,7 @@ def sweeps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             drawn.verdicts += _verdicts(attack, sweep, points)
         if panels:
             caption = f"{called(attack)}, at most {bench.setting.images} test pictures, one seed."
-            drawn.figures.append((caption, _panels(panels, undefended, called(attack))))
+            drawn.figures.append((caption, plots.setting_panels(panels, undefended, called(attack))))
     drawn.tables.append((f"Shares of at most {bench.setting.images} test pictures.", pd.DataFrame(rows)))
     return drawn
 
@@ -112,38 +110,6 @@ def _verdicts(attack: str, sweep: _Sweep, points: Sequence[tuple[float, dict[str
         claim = f"{called(attack)}: ASR and clean accuracy {word} with {sweep.name}"
         return [Verdict(claim, rule, all(sign * each >= 0.7 for each in both), evidence)]
     return []
-
-
-def _panels(
-    panels: Mapping[str, Sequence[tuple[float, dict[str, float]]]], undefended: Mapping[str, float], title: str
-) -> go.Figure:
-    """A panel a setting, values evenly spaced."""
-    height, gap, count = 150, 78, len(panels)
-    whole = count * height + (count - 1) * gap
-    spacing = gap / whole if count > 1 else 0
-    figure = make_subplots(rows=count, vertical_spacing=spacing, subplot_titles=[literal(name) for name in panels])
-    for row, points in enumerate(panels.values(), 1):
-        for place, (key, name) in enumerate((("asr", "attack success"), ("ca", "clean accuracy"))):
-            color = COLORS[1 - place]
-            line = go.Scatter(
-                x=[f"{value:g}" for value, _ in points],
-                y=[100 * numbers[key] for _, numbers in points],
-                name=name,
-                mode="lines+markers",
-                line={"color": color},
-                legendgroup=key,
-                showlegend=row == 1,
-                hovertemplate="%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
-                cliponaxis=False,
-            )
-            figure.add_trace(line, row=row, col=1)
-            if key in undefended:
-                style = {"line_dash": "dot", "line_color": color, "line_width": 1}
-                figure.add_hline(y=100 * undefended[key], row=str(row), col="1", **style)
-    figure.update_xaxes(type="category")
-    figure.update_yaxes(range=[0, 103], dtick=25, ticksuffix=" %")
-    figure.update_annotations(x=0, xanchor="left", yshift=3, font={"size": 13})
-    return layout(figure, title, plot=whole, below=70)
 
 
 def _trainings() -> tuple[Training, ...]:

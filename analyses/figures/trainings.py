@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 SHIFTS = ("ImageNet-V2", "ImageNet-Sketch", "ImageNet-R", "ImageNet-A")
 #: Seconds of one core for an epoch of one picture of every class, or of one pair, measured in the world on a machine
 #: that knows AVX2 only.
-_UNIT = {"rvpt": 0.53, "vpt": 0.53, "cbpt": 7.4, "linear-probe": 0.01, "finetune": 0.03, "cleanclip": 0.08}
+_UNIT = {"rvpt": 0.53, "vpt": 0.53, "cbpt": 7.4, "linear-probe": 0.01, "advpt": 0.5}
+_UNIT |= {"finetune": 0.03, "cleanclip": 0.08}
 #: Minutes of one such core for an attack that sees so many pairs.
 _BUILD, _BATCH, _PAIRS = 14.0, 96, 250 * 96
 #: Pictures of a class where all are taken.
@@ -103,7 +104,12 @@ class Missing:
 
 def models_of(item: Item) -> list[str]:
     """Attacked models that an item needs, those of its trainings included."""
-    return list(dict.fromkeys([*item.attacks, *item.models, *(each.attack for each in item.trainings)]))
+    return list(dict.fromkeys([*item.attacks, *item.models, *(each.attack for each in trainings_of(item))]))
+
+
+def trainings_of(item: Item) -> tuple[Training, ...]:
+    """All trainings that an item shows."""
+    return (*item.trainings, *item.further)
 
 
 def missing(items: Sequence[Item], bench: Bench) -> list[Missing]:
@@ -115,9 +121,9 @@ def missing(items: Sequence[Item], bench: Bench) -> list[Missing]:
         if how is not None:
             waiting = tuple(item.name for item in items if model in models_of(item))
             found.append(Missing(f"model {setting.model(model)}", _build_minutes(setting.model(model)), waiting, how))
-    for training in dict.fromkeys(each for item in items for each in item.trainings):
+    for training in dict.fromkeys(each for item in items for each in trainings_of(item)):
         if bench.possible(training) and bench.known(training) is None:
-            waiting = tuple(item.name for item in items if training in item.trainings)
+            waiting = tuple(item.name for item in items if training in trainings_of(item))
             command = f"clip-decomp figures {waiting[0]} --train"
             found.append(Missing(training.label, _minutes(training, bench), waiting, command))
     return found
@@ -130,7 +136,7 @@ def train(items: Sequence[Item], bench: Bench, locks: Path) -> Iterator[str]:
         name = bench.setting.model(model)
         if bench.setting.missing(model) is not None and name in shelf.buildable():
             yield from _locked(locks, name.replace("/", "-"), name, lambda name=name: _built(name))
-    for training in dict.fromkeys(each for item in items for each in item.trainings):
+    for training in dict.fromkeys(each for item in items for each in trainings_of(item)):
         if bench.possible(training) and bench.known(training) is None:
             fit = bench.fit(training)
             assert fit is not None

@@ -164,6 +164,46 @@ def attention_between(
     return GroupAttention(torch.stack(found).float(), groups[: found[0].shape[-1]], tuple(chosen))
 
 
+@torch.no_grad()
+def group_attention(
+    model: HookedCLIP,
+    images: Float[Tensor, "batch 3 row column"],
+    group: str,
+    layer: int,
+    batch_size: int = BATCH_SIZE,
+) -> Float[Tensor, "batch token"]:
+    """What a group's tokens attend to in one layer, mean over these tokens and over heads; every row adds up to 1.
+
+    Args:
+        group: one of ``GROUPS``; prompts have to be attached as tokens.
+
+    Raises:
+        SettingError: no such layer, or the tower has no such group there.
+        DataError: no images, or images that are not finite.
+        ModelError: the tower is in training mode.
+    """
+    (chosen,) = _layers(model, [layer])
+    check_ready(model.visual.tower, images)
+    prefix, n_patches = model.visual.n_prefix, model.visual.grid[0] * model.visual.grid[1]
+    ends = dict(
+        zip(GROUPS, (slice(0, prefix), slice(prefix, prefix + n_patches), slice(prefix + n_patches, None)), strict=True)
+    )
+    if group not in ends:
+        raise SettingError(f"There is no token group {group!r}: choose from {list(GROUPS)}.")
+    found: list[Tensor] = []
+
+    def keep(pattern: Tensor, hook: nn.Module) -> None:
+        rows = pattern[:, :, ends[group]]
+        if not rows.shape[2]:
+            raise SettingError(f"Layer {chosen} of this tower has no {group}, or as keys, which attend to nothing.")
+        found.append(rows.float().mean((1, 2)))
+
+    with model.visual.hooks(fwd_hooks=[(_pattern(chosen), keep)]):
+        for batch in images.to(model.device).split(batch_size):
+            model.visual(batch)
+    return torch.cat(found)
+
+
 def check_ready(tower: nn.Module, images: Tensor) -> None:
     """Refuse a tower in training mode (ModelError), and no images or images that are not finite (DataError)."""
     for name, module in tower.named_modules():

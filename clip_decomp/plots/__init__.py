@@ -24,6 +24,7 @@ from .look import COLORS
 from .overlays import overlay, overlay_grid
 from .rates import bars
 from .resistivity import resistivity_curves, resistivity_panels
+from .settings import setting_panels
 
 __all__ = [
     "COLORS",
@@ -39,6 +40,7 @@ __all__ = [
     "resistivity_curves",
     "resistivity_panels",
     "roc",
+    "setting_panels",
     "similarity",
     "sweeps",
 ]

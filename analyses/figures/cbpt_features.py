@@ -1,0 +1,114 @@
+"""Figures 2 and 4 of CBPT (Kong et al. 2025): where triggered pictures lie, and where the model looks.
+
+The figures' shapes are ours; :mod:`clip_decomp.methods.embedding` and :mod:`analyses.cams` define their numbers.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+
+from clip_decomp import plots
+from clip_decomp.contributions import pictures
+from clip_decomp.methods.embedding import embed, paired_features
+from clip_decomp.results import prefix
+from clip_decomp.zeroshot import class_vectors
+from defenses import CBPT
+
+from ..cams import OnTrigger, looks, on_trigger
+from .bench import Bench
+from .cbpt import ATTACKS, MAIN
+from .items import Drawn, Item, Verdict, called
+from .tuned import every
+
+_MANY, _SHOWN = 200, 4
+
+
+def cams(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Figure 4: Grad-CAM of triggered pictures before and after each defense."""
+    drawn, rows = Drawn("Grad-CAM toward the class that each triggered picture is given."), []
+    for attack in attacks:
+        subject = bench[attack].subject
+        assert subject.trigger is not None
+        test = subject.data.test.first(_MANY)
+        sides = [torch.cat([pixels for pixels, _, _ in pictures(test, each)]) for each in (None, subject.trigger)]
+        plain = class_vectors(subject.model, test.class_names, test.templates)
+        views = {"undefended": (subject.model, plain)}
+        for case, make in MAIN.items():
+            tuned = bench.tuned(make(attack)[0])
+            if isinstance(tuned, CBPT):
+                views["CBPT"] = (subject.model, tuned.class_vectors())
+            elif tuned is not None:
+                views[case] = (tuned, class_vectors(tuned, test.class_names, test.templates))
+        found: dict[str, OnTrigger] = {}
+        shown, heats, names = [], [], []
+        for name, (model, vectors) in views.items():
+            heat, given = looks(model, sides[1], vectors)
+            found[name] = on_trigger(heat, *sides)
+            for number in range(_SHOWN):
+                shown.append((sides[1][number] * 255).round().to(torch.uint8).numpy())
+                largest = heat[number].max().clamp(min=1e-12)
+                heats.append((heat[number] / largest).numpy())
+                names.append(f"{name}: {test.class_names[int(given[number])]}")
+            share, chance = (float(each.mean()) for each in (found[name].share, found[name].chance))
+            rows.append(
+                {
+                    "attack": called(attack),
+                    "model": name,
+                    "on the trigger": share,
+                    "by chance": chance,
+                    "empty": found[name].empty,
+                }
+            )
+            start = prefix(test.name, attack.rpartition("/")[2], "none" if name == "undefended" else name.lower())
+            drawn.metrics[f"{start}/gradcam-on-trigger"] = share
+        title = f"{called(attack)}: Grad-CAM of triggered pictures"
+        grid = plots.overlay_grid(
+            shown, heats, names, title, "share of the largest", diverging=False, columns=_SHOWN, narrow_columns=2
+        )
+        drawn.figures.append((f"{called(attack)}; with the class that each picture is given.", grid))
+        if "CBPT" in found:
+            before, after = float(found["undefended"].share.mean()), float(found["CBPT"].share.mean())
+            rule = "the share of the maps' mass that lies on the trigger falls"
+            claim = f"{called(attack)}: CBPT looks less at the trigger"
+            drawn.verdicts.append(Verdict(claim, rule, after < before, f"{before:.1%} to {after:.1%}"))
+    drawn.tables.append((f"Share of the maps' mass on the trigger, {_MANY} pictures at most.", pd.DataFrame(rows)))
+    return drawn
+
+
+def embeddings(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Figure 2: where triggered pictures lie beside those of the target class."""
+    drawn, rows = Drawn("t-SNE of the undefended model's representations; CBPT leaves these as they are."), []
+    for attack in attacks:
+        subject = bench[attack].subject
+        assert subject.trigger is not None
+        assert subject.target is not None
+        test = subject.data.test
+        goal = test.class_index(subject.target)
+        found = embed(*paired_features(subject.model, test, subject.trigger), goal, 30.0, bench.setting.seed)
+        drawn.figures.append(
+            (f"{called(attack)}, {len(test)} pictures.", plots.embedding_map(found, test.class_names, called(attack)))
+        )
+        drawn.metrics |= found.metrics(prefix(test.name, attack.rpartition("/")[2], "none"))
+        apart, toward = found.numbers.triggered_silhouette_apart, found.numbers.nearest_mean_target or 0.0
+        rows.append(
+            {
+                "attack": called(attack),
+                "apart from the nearest class (silhouette)": apart,
+                "nearest mean is the target's": toward,
+            }
+        )
+        rule = (
+            "nine in ten triggered pictures are nearest to the target's mean; their silhouette against it is above 0.25"
+        )
+        evidence = f"{toward:.1%}, silhouette {apart:.2f}"
+        claim = f"{called(attack)}: triggered pictures lie at the target class, yet apart from it"
+        drawn.verdicts.append(Verdict(claim, rule, toward >= 0.9 and apart > 0.25, evidence))
+    drawn.tables.append(("Numbers in the feature space.", pd.DataFrame(rows)))
+    return drawn
+
+
+ITEMS = (
+    Item("cbpt-f2", "t-SNE of the backdoored model", "Kong et al. 2025, figure 2", ATTACKS, embeddings),
+    Item("cbpt-f4", "Grad-CAM", "Kong et al. 2025, figure 4", ATTACKS, cams, every(MAIN, ATTACKS)),
+)

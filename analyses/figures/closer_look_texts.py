@@ -1,0 +1,88 @@
+"""Texts of He et al. (ICML 2025): what MLPs speak of (figure 4), and the pool that texts come from (figure 7).
+
+Limits: the paper's pool is GPT-3.5's; ours is generated from word lists, and the world has a pool of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from clip_decomp import plots
+from clip_decomp.methods.roles import compare_roles, role
+from clip_decomp.moments import folded_statistics
+from clip_decomp.results import prefix
+from clip_decomp.texts import default_pool, encode_pool, text_pool
+
+from ..findings import LATE_MLPS
+from .bench import Bench
+from .items import Drawn, Item, Verdict, called
+
+_ATTACKS = ("blended", "issba")
+_FOLDS, _TEXTS, _RANK, _SHOWN = 8, 20, 80, 5
+_CLAIM = "more than half of the last five MLPs change their texts, and at most half of the others do"
+
+
+def mlps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Figure 4: the texts of every layer's MLP on clean and on triggered pictures."""
+    drawn, rows, panels = (
+        Drawn("TEXTSPAN of every layer's MLP, on clean pictures and on the same with the trigger."),
+        [],
+        [],
+    )
+    for attack in attacks:
+        each = bench[attack].subject
+        test, model = each.data.test, each.model
+        pool = default_pool(test.name)
+        features = encode_pool(model, pool).cpu()
+        sides = [folded_statistics(model, test, _FOLDS, trigger) for trigger in (None, each.trigger)]
+        changed, similar = [], []
+        for layer in range(model.visual.n_layers):
+            parts = ([fold.mlp(layer) for fold in side] for side in sides)
+            found = compare_roles(*parts, features, _TEXTS, _RANK, pool.texts)
+            changed.append(found.changed)
+            similar.append(found.similarity)
+            texts = {
+                f"texts, {name}": "; ".join((span.texts or ())[:_SHOWN])
+                for name, span in (("clean", found.clean), ("triggered", found.triggered))
+            }
+            shown = {"similarity": found.similarity, "of clean halves": found.kept, "changed": found.changed}
+            rows.append({"attack": called(attack), "MLP": layer, "role": role(found.clean, pool)[0], **texts, **shown})
+            start = prefix(test.name, attack, "none")
+            drawn.metrics[f"{start}/text-similarity;kind=mlps;layer={layer}"] = found.similarity
+        panels.append((called(attack), similar))
+        late, early = changed[-LATE_MLPS:], changed[:-LATE_MLPS]
+        appears = sum(late) > len(late) / 2 and sum(early) <= len(early) / 2
+        evidence = f"{sum(late)} of the last {len(late)} change, {sum(early)} of the {len(early)} before"
+        claim = f"{called(attack)}: texts change in the last five MLPs"
+        drawn.verdicts.append(Verdict(claim, _CLAIM, appears, evidence))
+    caption = "How alike an MLP's texts are on clean and on triggered pictures, mean best-match cosine."
+    values = np.array([similar for _, similar in panels]).T
+    names = [name for name, _ in panels]
+    figure = plots.head_map(values, "Texts of MLPs: layer by attack", "mean best-match cosine")
+    figure.update_xaxes(title="attack", tickvals=list(range(len(names))), ticktext=names)
+    drawn.figures.append((caption, figure))
+    drawn.tables.append((f"{_TEXTS} texts an MLP, the first {_SHOWN} shown.", pd.DataFrame(rows)))
+    return drawn
+
+
+def pool(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
+    """Figure 7: the pool of texts."""
+    drawn = Drawn("Texts by the property that they speak of. The paper's come from GPT-3.5.")
+    own, general = default_pool(bench[attacks[0]].subject.data.test.name), text_pool()
+    pools = {"photographs": general} if own.texts == general.texts else {"the world": own, "photographs": general}
+    for name, texts in pools.items():
+        rows = []
+        for each in texts.property_names:
+            part = texts.of(each).texts
+            examples = "; ".join(part[:: max(1, len(part) // 3)][:3])
+            rows.append({"property": each, "texts": len(part), "for example": examples})
+        drawn.tables.append((f"For {name}: {len(texts):,} texts.", pd.DataFrame(rows)))
+        drawn.metrics[f"texts/{name.replace(' ', '-')}"] = len(texts)
+    return drawn
+
+
+ITEMS = (
+    Item("closer-look-f4", "Texts of MLPs", "He et al. 2025, figure 4", _ATTACKS, mlps),
+    Item("closer-look-f7", "The pool of texts", "He et al. 2025, figure 7", ("badnet",), pool),
+)

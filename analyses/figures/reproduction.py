@@ -1,0 +1,98 @@
+"""``docs/reproduction.md``: every claim and table of the papers beside what was measured, from the runs' folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .items import Item, Verdict
+from .papers import agreement, beside, printed, rows
+from .runs import facts, markdown, settings_of
+
+_HEAD = """# Reproduction
+
+Written by `clip-decomp figures --reproduction docs/reproduction.md`: not edited by hand. For every figure and table of
+the three papers it says whether the paper's claims appear, by a rule that stands in the report of the run, and puts the
+paper's numbers (percent, as printed) beside ours. {counts}
+
+The world's stand-ins: main set for ImageNet-1K, `tools` for Caltech-101, `town` for Oxford Pets, `resampled` for
+ImageNet-V2, `outlines` for -Sketch, `textures` for -R, `hard` for -A. Towers are small and trained here from scratch:
+it is directions and orders that can be compared, not numbers. *ASR moves* puts the change of the ASR against the
+undefended model in the paper beside ours. What was measured besides, with other settings and other questions, is in
+[Measurements](measurements.md).
+"""
+
+
+def reproduction(items: Sequence[Item], folders: Mapping[str, Path]) -> str:
+    """The page as Markdown.
+
+    Args:
+        folders: a run's folder by the name of its scale.
+    """
+    scales = [scale for scale, folder in folders.items() if any(settings_of(folder / item.name) for item in items)]
+    parts = [_HEAD.format(counts=_counts(items, folders, scales)), "## Runs\n", _runs(items, folders, scales)]
+    parts += ["## Claims\n", markdown(_claims(items, folders, scales))]
+    for item in items:
+        parts.append(_section(item, {scale: folders[scale] / item.name for scale in scales}))
+    return "\n".join(parts)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    return settings_of(folder) or {}
+
+
+def _counts(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence[str]) -> str:
+    said = []
+    for scale in scales:
+        every = [each for item in items for each in _settings(folders[scale] / item.name).get("verdicts", [])]
+        there = sum(settings_of(folders[scale] / item.name) is not None for item in items)
+        appear = sum(each["appears"] for each in every)
+        said.append(f"At scale {scale}: {there} of {len(items)} items drawn, {appear} of {len(every)} claims appear.")
+    return " ".join(said)
+
+
+def _runs(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence[str]) -> str:
+    table = []
+    for scale in scales:
+        files = [folders[scale] / item.name / "results.json" for item in items]
+        found = [json.loads(file.read_text()) for file in files if file.exists()]
+        known = facts(max(found, key=lambda each: len(each["settings"]["attacks"])))
+        seconds = sum(each["seconds"] for each in found)
+        shown = {"scale": scale, "pictures": known["Pictures"], "seed": known["Seed"], "drawn in": f"{seconds:.0f} s"}
+        table.append({**shown, "versions": known["Versions"]})
+    return markdown(pd.DataFrame(table))
+
+
+def _claims(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence[str]) -> pd.DataFrame:
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for scale in scales:
+        for item in items:
+            for each in _settings(folders[scale] / item.name).get("verdicts", []):
+                key = (item.name, each["claim"])
+                row = found.setdefault(key, {"of": item.name, "claim": each["claim"]} | dict.fromkeys(scales, ""))
+                row[scale] = "appears" if each["appears"] else "does not appear"
+    return pd.DataFrame(list(found.values()), columns=["of", "claim", *scales])
+
+
+def _section(item: Item, folders: Mapping[str, Path]) -> str:
+    lines = [f"\n## {item.name}: {item.title}\n", f"{item.source}.\n"]
+    drawn = {scale: folder for scale, folder in folders.items() if settings_of(folder) is not None}
+    if not drawn:
+        lines.append(f"Not drawn yet: `clip-decomp figures {item.name} --plan` says what it needs.\n")
+    for scale, folder in drawn.items():
+        settings = _settings(folder)
+        lines += [f"- {scale}: {Verdict(**each).sentence}" for each in settings["verdicts"]]
+        lines += [f"- {scale}: left out {attack}, {why}." for attack, why in settings["left_out"].items()]
+    frame = beside(item.name, drawn)
+    if len(frame):
+        lines += [f"- {scale}, the whole table: {said}." for scale in drawn if (said := agreement(frame, scale))]
+        lines += ["", markdown(pd.DataFrame(rows(frame, list(drawn))))]
+    elif drawn:
+        lines.append("\nThe paper prints no numbers of this.\n")
+    if len(frame) and not len(printed(item.name)):
+        lines.append("The paper prints no numbers of this: what is shown is ours.\n")
+    return "\n".join(lines)
