@@ -9,18 +9,27 @@ import typer
 
 from clip_decomp.cli.run import Device, Seed, check_device
 
-#: Training a zoo entry, from the measured builds of docs/reproduction.md.
-_MINUTES = "4 minutes on two cores that know bfloat16, 15 on one that does not"
+_WORLD, _IMAGENET = "world", "imagenet"
 
 
 def figures(
     name: Annotated[list[str] | None, typer.Argument(help="Figures or tables; all by default.")] = None,
-    scale: Annotated[str, typer.Option(help="world, or the name of another scale with --models and --data.")] = "world",
+    scale: Annotated[str, typer.Option(help="world, imagenet, or another with --models and --data.")] = _WORLD,
     models: Annotated[Path | None, typer.Option(help="Folder with one model an attack, named after it.")] = None,
     data: Annotated[str | None, typer.Option(help="Where the pictures are; the cards' by default.")] = None,
     images: Annotated[int, typer.Option(min=1, help="At most this many test pictures of each model.")] = 400,
     held_out: Annotated[int, typer.Option(min=40, help="At most this many clean ones to fit to.")] = 400,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say which trainings are missing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say which trainings are missing, and their time.")] = False,
+    train: Annotated[bool, typer.Option("--train", help="Only run the missing trainings; may be interrupted.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the imagenet scale needs: data, models, hours.")
+    ] = False,
+    reproduction: Annotated[
+        Path | None, typer.Option(help="Write the papers' numbers beside ours to this Markdown file.")
+    ] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(help="Folder of another scale's run, for --reproduction. May be repeated.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; runs/figures/SCALE by default.")] = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -30,20 +39,32 @@ def figures(
 
     from clip_decomp.errors import SettingError
 
-    from ..figures.bench import Setting
+    from ..figures.bench import Bench, Setting
     from ..figures.catalog import ITEMS, chosen
     from ..figures.page import write
+    from ..figures.reproduction import reproduction as written
     from ..figures.runs import run
+    from ..figures.trainings import train as trained
 
-    items = chosen(name or ())
-    if scale != "world" and models is None:
+    items, device, console = chosen(name or ()), check_device(device), Console(soft_wrap=True)
+    if dry_run:
+        if scale != _IMAGENET:
+            raise SettingError("--dry-run is about --scale imagenet; --plan says what is missing at the others.")
+        from ..figures.dry_run import estimate
+
+        for line in estimate(items, data, device):
+            console.print(line, highlight=False, markup=False)
+        return
+    if scale == _IMAGENET and (models is None or data is None):
+        raise SettingError("The imagenet scale needs --models and --data; --dry-run says which, and how long it takes.")
+    if scale != _WORLD and models is None:
         raise SettingError(f"The zoo has no models of scale {scale!r}: name a folder with one an attack with --models.")
     folder = out or Path("runs/figures") / scale
-    setting = Setting(scale, models, data, images, held_out, seed, check_device(device))
-    console = Console()
-    if plan:
-        for line in _plan(items, setting):
-            console.print(line, highlight=False)
+    setting = Setting(scale, models, data, images, held_out, seed, device)
+    bench = Bench(setting, folder / "measured")
+    if plan or train:
+        for line in trained(items, bench, folder / "locks") if train else _plan(items, bench):
+            console.print(line, highlight=False, markup=False)
         return
     runs = []
     for each in run(items, setting, folder):
@@ -51,17 +72,27 @@ def figures(
         left = f"; without {', '.join(each.left_out)}" if each.left_out else ""
         console.print(f"{each.item.name}: {each.state}{left}", highlight=False)
     console.print(f"{write(ITEMS, runs, folder)}", highlight=False)
+    if reproduction is not None:
+        folders = {scale: folder} | {each.name: each for each in also or ()}
+        reproduction.write_text(written(ITEMS, folders))
+        console.print(f"{reproduction}", highlight=False)
 
 
-def _plan(items, setting) -> list[str]:
-    """What can be drawn, and the trainings that are missing, each once."""
-    lines, missing = [], {}
+def _plan(items, bench) -> list[str]:
+    """What can be drawn, and the trainings that are missing, each once, with the figures that wait for it."""
+    from ..figures.trainings import missing, models_of, trainings_of
+
+    lines = []
     for item in items:
-        left = {attack: how for attack in item.attacks if (how := setting.missing(attack)) is not None}
-        missing |= left
+        left = [model for model in models_of(item) if bench.setting.missing(model) is not None]
+        known = sum(bench.known(each) is not None for each in trainings_of(item))
+        done = f", {known} of {len(trainings_of(item))} trainings" if trainings_of(item) else ""
         have = [attack for attack in item.attacks if attack not in left]
-        lines.append(f"{item.name} ({item.source}): {', '.join(have) or 'nothing yet'}")
-    if missing:
-        lines.append(f"Missing, {len(missing)} trainings ({_MINUTES} each):")
-        lines += [f"  {how}" for how in missing.values()]
+        lines.append(f"{item.name} ({item.source}): {', '.join(have) or 'nothing yet'}{done}")
+    found = missing(items, bench)
+    if found:
+        hours = sum(each.minutes for each in found) / 60
+        lines.append(f"Missing: {len(found)} trainings, about {hours:.1f} hours of one core (--train runs them):")
+        lines += [f"  {each.minutes:6.1f} min  {each.what}  [{', '.join(each.items)}]" for each in found]
+        lines.append("Trainings on a model that is missing itself are counted once it is there.")
     return lines

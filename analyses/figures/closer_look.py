@@ -1,24 +1,28 @@
 """Where He et al. (ICML 2025) see backdoors: figures 1, 2, 3, 5 and 8.
 
-Limits: figure 3's token maps are in ``clip-decomp inspect``; its text similarity is the mean best-match cosine of the
-texts' embeddings, as the paper does not define it. Figure 2's MMD is in the paper's convention, without p-values.
+Limits: figure 3's text similarity is the mean best-match cosine of the texts' embeddings, as the paper does not define
+it. Figure 2's MMD is in the paper's convention, without p-values.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
+import torch
 
 from clip_decomp import plots
 from clip_decomp.ablation import AblationResult
 from clip_decomp.contributions import collect, pictures
 from clip_decomp.evaluation import Rate
 from clip_decomp.evaluation.rates import rate
+from clip_decomp.methods.attention import head_maps
 from clip_decomp.methods.mmd import component_mmd
 from clip_decomp.methods.roles import compare_roles, role
 from clip_decomp.moments import folded_statistics
 from clip_decomp.results import prefix
 from clip_decomp.texts import default_pool, encode_pool
+from clip_decomp.zeroshot import class_vectors
 from defenses import DecompDet
 
 from ..findings import GLOBAL, LOCAL, decide
@@ -142,8 +146,32 @@ def last_heads(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         )
         caption = f"{called(attack)}, {_counted(each)}: squared MMD x 1000 between clean and triggered contributions."
         drawn.figures.append((caption, plots.head_map(moved, called(attack), "squared MMD x 1000")))
+        drawn.figures += _token_maps(each)
     drawn.tables.append((f"MMD is squared, x 1000; {_TEXTS} texts a head, the first three shown.", pd.DataFrame(rows)))
     return drawn
+
+
+def _token_maps(each: Attacked) -> list[tuple[str, go.Figure]]:
+    """Patches that push one picture toward the target in every head of the last layer, without and with the trigger."""
+    model, test = each.subject.model, each.subject.data.test
+    assert each.subject.target is not None
+    text = class_vectors(model, [each.subject.target], test.templates)
+    goal, last = test.class_index(each.subject.target), model.visual.n_layers - 1
+    found = {}
+    for side, trigger in (("clean", None), ("triggered", each.subject.trigger)):
+        batch, labels, _ = next(iter(pictures(test, trigger)))
+        pixels = batch[(labels != goal).nonzero()[0]]
+        dec = model.decompose(model.normalize(pixels), tokens=True)
+        maps = head_maps(dec, text, model.visual.grid, layers=[last])[0, 0, ..., 0].detach().cpu().numpy()
+        found[side] = (pixels[0] * 255).round().to(torch.uint8).numpy(), maps
+    limit = max(float(np.abs(maps).max()) for _, maps in found.values())
+    figures = []
+    for side, (picture, maps) in found.items():
+        names = [f"L{last}H{head}" for head in range(len(maps))]
+        title = f"{called(each.attack)}: last layer's heads, {side}"
+        figure = plots.overlay_grid(picture, list(maps), names, title, "projection on the target's text", limit=limit)
+        figures.append((f"{called(each.attack)}: what patches of one {side} picture push toward the target.", figure))
+    return figures
 
 
 def prototypes(bench: Bench, attacks: tuple[str, ...]) -> Drawn:

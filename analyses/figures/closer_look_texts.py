@@ -5,12 +5,14 @@ Limits: the paper's pool is GPT-3.5's; ours is generated from word lists, and th
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
+from collections.abc import Mapping, Sequence
 
-from clip_decomp import plots
+import pandas as pd
+import plotly.graph_objects as go
+
 from clip_decomp.methods.roles import compare_roles, role
 from clip_decomp.moments import folded_statistics
+from clip_decomp.plots.look import COLORS, layout, literal
 from clip_decomp.results import prefix
 from clip_decomp.texts import default_pool, encode_pool, text_pool
 
@@ -25,23 +27,23 @@ _CLAIM = "more than half of the last five MLPs change their texts, and at most h
 
 def mlps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Figure 4: the texts of every layer's MLP on clean and on triggered pictures."""
-    drawn, rows, panels = (
-        Drawn("TEXTSPAN of every layer's MLP, on clean pictures and on the same with the trigger."),
-        [],
-        [],
-    )
+    drawn = Drawn("TEXTSPAN of every layer's MLP, on clean pictures and on the same with the trigger.")
+    rows: list[dict[str, object]] = []
+    panels: dict[str, dict[str, list[float]]] = {}
     for attack in attacks:
         each = bench[attack].subject
         test, model = each.data.test, each.model
         pool = default_pool(test.name)
         features = encode_pool(model, pool).cpu()
         sides = [folded_statistics(model, test, _FOLDS, trigger) for trigger in (None, each.trigger)]
-        changed, similar = [], []
+        changed: list[bool] = []
+        lines: dict[str, list[float]] = {}
         for layer in range(model.visual.n_layers):
             parts = ([fold.mlp(layer) for fold in side] for side in sides)
             found = compare_roles(*parts, features, _TEXTS, _RANK, pool.texts)
             changed.append(found.changed)
-            similar.append(found.similarity)
+            for name, value in (("triggered", found.similarity), ("clean halves", found.kept)):
+                lines.setdefault(name, []).append(value)
             texts = {
                 f"texts, {name}": "; ".join((span.texts or ())[:_SHOWN])
                 for name, span in (("clean", found.clean), ("triggered", found.triggered))
@@ -50,20 +52,29 @@ def mlps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             rows.append({"attack": called(attack), "MLP": layer, "role": role(found.clean, pool)[0], **texts, **shown})
             start = prefix(test.name, attack, "none")
             drawn.metrics[f"{start}/text-similarity;kind=mlps;layer={layer}"] = found.similarity
-        panels.append((called(attack), similar))
+        panels[called(attack)] = lines
         late, early = changed[-LATE_MLPS:], changed[:-LATE_MLPS]
         appears = sum(late) > len(late) / 2 and sum(early) <= len(early) / 2
         evidence = f"{sum(late)} of the last {len(late)} change, {sum(early)} of the {len(early)} before"
         claim = f"{called(attack)}: texts change in the last five MLPs"
         drawn.verdicts.append(Verdict(claim, _CLAIM, appears, evidence))
-    caption = "How alike an MLP's texts are on clean and on triggered pictures, mean best-match cosine."
-    values = np.array([similar for _, similar in panels]).T
-    names = [name for name, _ in panels]
-    figure = plots.head_map(values, "Texts of MLPs: layer by attack", "mean best-match cosine")
-    figure.update_xaxes(title="attack", tickvals=list(range(len(names))), ticktext=names)
-    drawn.figures.append((caption, figure))
+    caption = "How alike an MLP's texts are on clean and on triggered pictures, and (dotted) on two clean halves."
+    drawn.figures.append((caption, _lines(panels)))
     drawn.tables.append((f"{_TEXTS} texts an MLP, the first {_SHOWN} shown.", pd.DataFrame(rows)))
     return drawn
+
+
+def _lines(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> go.Figure:
+    """Similarity by layer, a color an attack."""
+    figure = go.Figure()
+    for place, (attack, lines) in enumerate(panels.items()):
+        for name, values in lines.items():
+            style = {"color": COLORS[place % len(COLORS)], "dash": "dot" if name == "clean halves" else None}
+            label = literal(f"{attack}: {name}")
+            figure.add_trace(go.Scatter(y=values, name=label, mode="lines+markers", line=style, cliponaxis=False))
+    figure.update_xaxes(title="layer (index)", dtick=1)
+    figure.update_yaxes(title="mean best-match cosine", range=[0, 1.02])
+    return layout(figure, "Texts of MLPs by layer", plot=260, below=90, phone_below=120)
 
 
 def pool(bench: Bench, attacks: tuple[str, ...]) -> Drawn:

@@ -6,7 +6,6 @@ Limits: figure 5's maps are the last layer's attention, mean over heads; the pap
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -36,7 +35,7 @@ _THREE = ("badclip", "badnet", "blended")
 _SHOWN = ("badnet", "blended", "sig", "wanet", "issba", "label-consistent", "reflection", "kitty", "trojvqa", "badclip")
 _LABELS = "labels/clean"
 #: Pictures for t-SNE and for curves, and those shown.
-_MANY, _FEW = 300, 4
+_MANY, _FEW = 300, 10
 
 
 def _tuned(bench: Bench, attack: str) -> dict[str, RVPT]:
@@ -227,15 +226,16 @@ def triggers(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
 
 
 def _sheet(rows: Mapping[str, Float[Tensor, "image 3 y x"]], title: str):
-    flat = [(name, picture) for name, images in rows.items() for picture in images]
-    shown = [(picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy() for _, picture in flat]
-    draw = partial(plots.overlay_grid, columns=_FEW, narrow_columns=_FEW)
-    return draw(shown, [None] * len(shown), [name for name, _ in flat], title, "")
+    shown = {
+        name: [(picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy() for picture in images]
+        for name, images in rows.items()
+    }
+    return plots.sheet(shown, title)
 
 
 def _item(name: str, title: str, where: str, attacks: tuple[str, ...], draw, *models: str) -> Item:
     trainings = _trainings(*attacks) if draw in (resistivity, maps, embeddings) else ()
-    return Item(f"rvpt-{name}", title, f"Zhang et al. 2025, {where}", attacks, draw, trainings, models)
+    return Item(f"rvpt-{name}", title, f"Zhang et al. 2025, {where}", attacks, draw, trainings, models=models)
 
 
 ITEMS = (

@@ -1,4 +1,4 @@
-"""Data sets behind one interface: the embedded world, parquet files, image folders."""
+"""Data sets behind one interface: the embedded world, parquet files, image folders, the papers' test sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def open_data(spec: str, image_size: int, seed: int = 0, test: int | None = None
 
     Args:
         spec: ``world`` or one of its sets (``world:outlines``), a folder of images with one sub-folder a class, a
-            parquet file, or a folder of ``SET-train.parquet`` and ``SET-val.parquet`` (``FOLDER:b`` for another set).
+            parquet file, a folder of ``SET-train.parquet`` and ``SET-val.parquet`` (``FOLDER:b`` for another set), or
+            ``NAME=FOLDER`` for one of the papers' test sets, see :mod:`clip_decomp.data.benchmarks`.
         image_size: pictures are resized and cropped to this.
         seed: of the world's pictures, or of the split where the data has none (20 % are held out).
         test: at most this many test pictures.
@@ -35,6 +36,12 @@ def open_data(spec: str, image_size: int, seed: int = 0, test: int | None = None
         if image_size != IMAGE_SIZE:
             raise DataError(f"The world's pictures are {IMAGE_SIZE} pixels wide, but this model takes {image_size}.")
         return world_set(spec, test=test or 2000, train=train, seed=seed)
+    name, equals, folder = spec.partition("=")
+    if equals and not Path(spec).exists():
+        from .benchmarks import open_benchmark
+
+        held_out, rest = open_benchmark(name, Path(folder), image_size).split(0.2, seed)
+        return DataSet(rest.first(test), held_out)
     path, _, part = spec.partition(":") if not Path(spec).exists() else (spec, "", "")
     place = Path(path)
     if not place.exists():

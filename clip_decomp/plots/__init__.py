@@ -19,7 +19,7 @@ from .ablations import head_map, sweeps
 from .costs import group_scores, ranked_costs
 from .distributions import detection, roc, similarity
 from .embedding import embedding_map
-from .images import pictures
+from .images import pictures, sheet
 from .look import COLORS
 from .overlays import overlay, overlay_grid
 from .rates import bars
@@ -41,6 +41,7 @@ __all__ = [
     "resistivity_panels",
     "roc",
     "setting_panels",
+    "sheet",
     "similarity",
     "sweeps",
 ]

@@ -1,18 +1,22 @@
-"""Grids of pictures as one embedded PNG."""
+"""Grids of pictures: as one embedded PNG, or as a figure with a name beside each row."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import plotly.graph_objects as go
 from jaxtyping import UInt8
 from PIL import Image
 
 from ..errors import DataError
+from .look import layout, literal
 
 _SCALE, _GAP = 2, 4
+#: Height of a sheet's row in pixels.
+_ROW = 84
 
 
 def pictures(grid: Sequence[Sequence[UInt8[np.ndarray, "3 row column"]]]) -> str:
@@ -44,3 +48,25 @@ def pictures(grid: Sequence[Sequence[UInt8[np.ndarray, "3 row column"]]]) -> str
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def sheet(rows: Mapping[str, Sequence[UInt8[np.ndarray, "3 row column"]]], title: str) -> go.Figure:
+    """Rows of pictures, each under its name.
+
+    Raises:
+        DataError: what :func:`pictures` complains about.
+    """
+    figure, count = go.Figure(), len(rows)
+    widest = max((len(row) for row in rows.values()), default=0)
+    for place, (name, row) in enumerate(rows.items()):
+        top, width = count - place, len(row) / max(widest, 1)
+        figure.add_layout_image(
+            source=pictures([row]), xref="x", yref="y", x=0, y=top - 0.22, sizex=width, sizey=0.76, xanchor="left"
+        )
+        figure.add_annotation(
+            x=0, y=top, text=literal(name), showarrow=False, xanchor="left", yanchor="top", font={"size": 12}
+        )
+    figure.add_trace(go.Scatter(x=[0, 1], y=[0, count], mode="markers", marker={"opacity": 0}, hoverinfo="skip"))
+    figure.update_xaxes(visible=False, range=[0, 1])
+    figure.update_yaxes(visible=False, range=[0, count])
+    return layout(figure, title, plot=(_ROW + 24) * count, below=10)

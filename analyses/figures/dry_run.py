@@ -1,0 +1,124 @@
+"""What the imagenet scale would take: data, models and hours, from a throughput measured where it is asked for.
+
+Hours follow from passes through ViT-B/32, the papers' tower. A pass is timed on the device with random weights; a step
+of training is taken for three forward passes, one of RVPT's for the prompted part of the tower, forward and backward.
+
+Limits: the pictures' decoding is not timed, nor the ResNet that CBPT's tables use, which is taken for the same tower.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from clip_decomp.models.loading import load
+
+from .. import fits
+from .items import Item
+from .trainings import Training, trainings_of
+
+#: ImageNet's validation pictures, classes, and the pairs and epochs of the papers' poisoned fine-tuning.
+_TEST, _CLASSES, _PAIRS, _EPOCHS = 50_000, 1000, 500_000, 5
+#: Pictures of the sets that the papers test on.
+_SIZES = {
+    "ImageNet": _TEST,
+    "ImageNet-V2": 10_000,
+    "ImageNet-Sketch": 50_889,
+    "ImageNet-R": 30_000,
+    "ImageNet-A": 7_500,
+    "Caltech-101": 2_465,
+    "Oxford Pets": 3_669,
+}
+#: How each of them is opened, see ``clip_decomp.data``.
+_SPECS = {
+    "ImageNet": "imagenet=FOLDER",
+    "Caltech-101": "caltech101=FOLDER",
+    "Oxford Pets": "pets=FOLDER",
+    "ImageNet-V2": "imagenet-v2=FOLDER",
+    "ImageNet-Sketch": "imagenet-sketch=FOLDER",
+    "ImageNet-R": "imagenet-r=FOLDER",
+    "ImageNet-A": "imagenet-a=FOLDER",
+}
+#: Pictures a timing takes, and how often.
+_BATCH, _ROUNDS = {"cpu": 4, "cuda": 64}, 5
+#: Passes of a rival over one picture, by the paper's settings: superimposed pictures, brightness, corruptions.
+_RIVALS = 64 + 5 + 60
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes through the tower that an item or a training takes."""
+
+    what: str
+    passes: float
+
+
+def estimate(items: Sequence[Item], data: str | None, device: str) -> Iterator[str]:
+    """Lines of the plan."""
+    rate = throughput(device)
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{device}, {torch.get_num_threads()} threads"
+    yield f"ViT-B/32, measured here ({name}): {rate:.1f} pictures a second, forward."
+    yield "Data:"
+    for which in _sets(items):
+        where = f"{_SPECS[which]}, {_SIZES[which]:,} test pictures"
+        yield f"  {which}: {where}"
+    if data is not None:
+        yield f"  --data {data}: {'there' if Path(data.partition('=')[2] or data).exists() else 'not there'}"
+    yield f"  {_PAIRS:,} pairs of CC3M for each attack: --pairs FILE.csv or shards of a WebDataset"
+    costs = [_attack(each) for each in _attacks(items)] + [_training(each) for each in _trainings(items)]
+    costs += [Cost(f"drawing {item.name}", _drawing(item)) for item in items]
+    yield f"Hours at that rate, {sum(each.passes for each in costs) / rate / 3600:,.1f} in all:"
+    for each in costs:
+        yield f"  {each.passes / rate / 3600:8.2f} h  {each.what}"
+
+
+def throughput(device: str) -> float:
+    """Pictures a second that ViT-B/32 takes in, the median of some rounds."""
+    model = load("ViT-B-32", device=device)
+    count = _BATCH["cuda" if device.startswith("cuda") else "cpu"]
+    images, taken = torch.zeros(count, 3, 224, 224, device=device), []
+    with torch.no_grad():
+        for _ in range(_ROUNDS + 1):
+            start = time.perf_counter()
+            model.encode_image(images).sum().item()  # .item() waits for the device
+            taken.append(time.perf_counter() - start)
+    return count / sorted(taken[1:])[_ROUNDS // 2]
+
+
+def _attacks(items: Sequence[Item]) -> list[str]:
+    return list(dict.fromkeys(attack for item in items for attack in (*item.attacks, *item.models)))
+
+
+def _trainings(items: Sequence[Item]) -> list[Training]:
+    return list(dict.fromkeys(each for item in items for each in trainings_of(item)))
+
+
+def _sets(items: Sequence[Item]) -> list[str]:
+    names = {name for each in _trainings(items) for name in (*each.tests, each.tuned_on)} | {"ImageNet"}
+    return [name for name in _SIZES if name in names]
+
+
+def _attack(attack: str) -> Cost:
+    return Cost(f"model {attack}: poisoned fine-tuning, {_EPOCHS} epochs", 3 * _EPOCHS * _PAIRS)
+
+
+def _training(each: Training) -> Cost:
+    """Tuning and testing, on clean and on triggered pictures."""
+    made = fits.Fit("", "", each.defense, dict(each.settings), each.seed, "", ("",)).made()
+    tested = 2 * sum(_SIZES[name] for name in each.tests)
+    if isinstance(made, fits.FineTune):
+        return Cost(each.label, 3 * made.pairs * made.epochs + tested)
+    pictures = (made.shots or 100) * _CLASSES
+    inner = made.inversion.steps * 3 if isinstance(made, fits.CBPT) else 1
+    steps = {"rvpt": 2.25, "vpt": 2.25, "cbpt": inner, "linear-probe": 0.0, "advpt": 0.0}[each.defense]
+    return Cost(each.label, pictures * (1 + steps * made.epochs) + tested)
+
+
+def _drawing(item: Item) -> float:
+    """What is measured without training, on all attacks: clean and triggered pictures, more for detectors' rivals."""
+    per_picture = 2 * _RIVALS if item.name == "closer-look-t2" else 4
+    return per_picture * _TEST * len(item.attacks) if not item.trainings else 0.0
