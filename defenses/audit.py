@@ -51,7 +51,7 @@ from .tuning import WithSettings, digest, frozen
 
 logger = logging.getLogger(__name__)
 
-#: Beyond this score a class is suspicious: no clean model of the embedded world reached it (docs/reproduction.md).
+#: Beyond this score a class is suspicious: no clean model of the embedded world reached it (docs/measurements.md).
 THRESHOLD = 1.7
 #: Fewer pictures say nothing about all pictures, fewer classes nothing about the others.
 LEAST_PICTURES, LEAST_CLASSES = 16, 3

@@ -17,6 +17,7 @@ from clip_decomp.contributions import collect
 from clip_decomp.data.sets import ImageSet
 from clip_decomp.errors import ClipDecompError, SettingError
 from clip_decomp.evaluation import ASR_GATE, Classifier, Encoder, Evaluation, PromptedClassifier, evaluate
+from clip_decomp.methods.embedding import Embedding, embed, paired_features
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.zeroshot import sided_vectors
@@ -49,6 +50,8 @@ _ZOO = {
     "Caltech-101": "world-tools",
     "Oxford Pets": "world-town",
 }
+#: Of t-SNE maps.
+PERPLEXITY = 30.0
 #: Test pictures for rivals that take dozens of passes a picture.
 FEW = 128
 
@@ -125,6 +128,15 @@ class Attacked:
     def defended(self, encoder: Encoder | Classifier | PromptedClassifier) -> dict[str, float]:
         """ASR, clean and poisoned accuracy under a defense."""
         return defended(encoder, self.subject)
+
+    def embedded(self, model: Encoder, test: ImageSet) -> Embedding:
+        """t-SNE of a model's clean and triggered representations."""
+        subject = self.subject
+        assert subject.trigger is not None
+        assert subject.target is not None
+        sides = paired_features(model, test, subject.trigger)
+        perplexity = min(PERPLEXITY, (2 * len(test) - 2) / 3)  # as large as so few pictures allow
+        return embed(*sides, test.class_index(subject.target), perplexity, self.setting.seed)
 
     def sweeps(self) -> list[AblationResult]:
         """Direct effects of mean-ablation, layer by layer, in all schemes."""

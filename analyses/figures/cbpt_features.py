@@ -10,7 +10,6 @@ import torch
 
 from clip_decomp import plots
 from clip_decomp.contributions import pictures
-from clip_decomp.methods.embedding import embed, paired_features
 from clip_decomp.results import prefix
 from clip_decomp.zeroshot import class_vectors
 from defenses import CBPT
@@ -81,11 +80,8 @@ def embeddings(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     drawn, rows = Drawn("t-SNE of the undefended model's representations; CBPT leaves these as they are."), []
     for attack in attacks:
         subject = bench[attack].subject
-        assert subject.trigger is not None
-        assert subject.target is not None
         test = subject.data.test
-        goal = test.class_index(subject.target)
-        found = embed(*paired_features(subject.model, test, subject.trigger), goal, 30.0, bench.setting.seed)
+        found = bench[attack].embedded(subject.model, test)
         drawn.figures.append(
             (f"{called(attack)}, {len(test)} pictures.", plots.embedding_map(found, test.class_names, called(attack)))
         )

@@ -44,7 +44,7 @@ _SPECS = {
     "ImageNet-A": "imagenet-a=FOLDER",
 }
 #: Pictures a timing takes, and how often.
-_BATCH, _ROUNDS = {"cpu": 4, "cuda": 64}, 5
+_BATCH, _ROUNDS, _SIDE = {"cpu": 4, "cuda": 64}, 5, 224
 #: Passes of a rival over one picture, by the paper's settings: superimposed pictures, brightness, corruptions.
 _RIVALS = 64 + 5 + 60
 
@@ -80,7 +80,7 @@ def throughput(device: str) -> float:
     """Pictures a second that ViT-B/32 takes in, the median of some rounds."""
     model = load("ViT-B-32", device=device)
     count = _BATCH["cuda" if device.startswith("cuda") else "cpu"]
-    images, taken = torch.zeros(count, 3, 224, 224, device=device), []
+    images, taken = torch.zeros(count, 3, _SIDE, _SIDE, device=device), []
     with torch.no_grad():
         for _ in range(_ROUNDS + 1):
             start = time.perf_counter()

@@ -79,17 +79,19 @@ def rows(found: Beside, scales: Sequence[str]) -> list[dict[str, str]]:
         row = {"data": data, "attack": attack, "case": case}
         for measure in measures:
             numbers = found.get((attack, case, data, measure), {})
-            row |= {f"{measure}, {source}": _shown(numbers.get(source), measure) for source in ("paper", *scales)}
+            row |= {f"{measure}, {source}": _shown(numbers, source, measure) for source in ("paper", *scales)}
         row |= {f"ASR moves, {scale}": moved(found, (attack, case, data), scale) for scale in scales}
         table.append(row)
     empty = {name for name in table[0] if all(not row[name] for row in table)}
     return [{name: value for name, value in row.items() if name not in empty} for row in table]
 
 
-def _shown(value: float | None, measure: str) -> str:
-    if value is None:
+def _shown(numbers: Mapping[str, float], source: str, measure: str) -> str:
+    """The paper's as printed, ours rounded."""
+    if source not in numbers:
         return ""
-    return f"{value:.3f}" if measure == "AUROC" else f"{value:.1f}"
+    value = numbers[source]
+    return f"{value:g}" if source == "paper" else f"{value:.3f}" if measure == "AUROC" else f"{value:.1f}"
 
 
 def moved(found: Beside, place: tuple[str, str, str], scale: str) -> str:

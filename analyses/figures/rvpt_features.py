@@ -17,7 +17,7 @@ from analyses.cams import on_trigger
 from clip_decomp import plots
 from clip_decomp.contributions import pictures
 from clip_decomp.methods.attention import patch_grid
-from clip_decomp.methods.embedding import EmbeddingNumbers, embed, paired_features
+from clip_decomp.methods.embedding import EmbeddingNumbers
 from clip_decomp.methods.patterns import group_attention
 from clip_decomp.methods.perturbations import PERTURBATIONS, make_perturbation
 from clip_decomp.model import HookedCLIP
@@ -156,12 +156,9 @@ def embeddings(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     drawn, rows = Drawn("t-SNE of representations; the table's numbers are taken in the feature space."), []
     for attack in attacks:
         subject = bench[attack].subject
-        assert subject.trigger is not None
-        assert subject.target is not None
         test, numbers = subject.data.test.first(_MANY), {}
-        goal, seed = test.class_index(subject.target), bench.setting.seed
         for name, model in {"undefended": subject.model, **_tuned(bench, attack)}.items():
-            found = embed(*paired_features(model, test, subject.trigger), goal, 30.0, seed)
+            found = bench[attack].embedded(model, test)
             numbers[name] = found.numbers
             figure = plots.embedding_map(found, test.class_names, f"{called(attack)}: {name}")
             drawn.figures.append((f"{called(attack)}, {name}, {len(test)} pictures.", figure))

@@ -49,7 +49,7 @@ def setting_panels(
             figure.add_trace(line, row=row, col=1)
             if key in undefended:
                 style = {"line_dash": "dot", "line_color": color, "line_width": 1}
-                figure.add_hline(y=100 * undefended[key], row=str(row), col="1", **style)
+                figure.add_hline(y=100 * undefended[key], row=row, col=1, **style)
     figure.update_xaxes(type="category")
     figure.update_yaxes(range=[0, 103], dtick=25, ticksuffix=" %")
     figure.update_annotations(x=0, xanchor="left", yshift=3, font={"size": 13})

@@ -1,4 +1,9 @@
 import json
+import random
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pandas as pd
@@ -7,6 +12,7 @@ from filelock import FileLock
 
 from analyses.figures import catalog, closer_look
 from analyses.figures.bench import Bench, Setting
+from analyses.figures.dry_run import throughput
 from analyses.figures.items import Drawn, Item, Verdict
 from analyses.figures.page import write
 from analyses.figures.runs import run
@@ -117,10 +123,64 @@ def test_all_heads_and_all_mlps_ablated(tmp_path):
     assert results["settings"]["verdicts"][0]["claim"] == "BadNet: a patch lives in heads"
 
 
-def test_names_are_unique_and_unknown_ones_are_refused(succeed, tmp_path):
+def test_names_are_unique_and_unknown_ones_are_refused(succeed, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_DECOMP_CACHE", str(tmp_path / "cache"))
     assert len({item.name for item in catalog.ITEMS}) == len(catalog.ITEMS)
     assert "closer-look-f1" in succeed("figures", "closer-look-1", "--out", tmp_path, code=1)
     assert "--models" in succeed("figures", "--scale", "imagenet", code=1)
     planned = succeed("figures", "--plan")
     assert "closer-look-t2" in planned
-    assert planned.count("clip-decomp zoo build world/sig") == 1
+    assert planned.count("model world/sig ") == 1
+
+
+def test_the_dry_run_of_imagenet_tells_data_models_and_hours(succeed, monkeypatch):
+    monkeypatch.setattr("analyses.figures.dry_run.throughput", lambda device: 1000.0)
+    said = succeed("figures", "rvpt-t1", "cbpt-t2", "--scale", "imagenet", "--dry-run")
+    assert "1000.0 pictures a second" in said
+    assert "ImageNet-A: imagenet-a=FOLDER, 7,500 test pictures" in said
+    # 5 epochs of 500,000 pairs, forward and backward, are 7.5 million passes.
+    assert "2.08 h  model badnet: poisoned fine-tuning, 5 epochs" in said
+    assert "--scale imagenet" in succeed("figures", "--dry-run", code=1)
+
+
+def test_the_throughput_is_measured(monkeypatch, model):
+    monkeypatch.setattr("analyses.figures.dry_run.load", lambda name, device: model)
+    monkeypatch.setattr("analyses.figures.dry_run._SIDE", 32)
+    assert throughput("cpu") > 0
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_five_times_ends_like_one_that_is_not(tmp_path):
+    names = ["closer-look-f1", "closer-look-t5", "closer-look-t3", "rvpt-f7", "cbpt-f2"]
+    rest = ["--images", "104", "--held-out", "104"]
+
+    def start(folder):
+        command = [sys.executable, "-m", "clip_decomp.cli", "figures", *names, *rest, "--out", str(folder)]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    begun = time.monotonic()
+    assert start(tmp_path / "whole").wait() == 0
+    whole = time.monotonic() - begun
+    draw = random.Random(0)
+    for _ in range(5):
+        process = start(tmp_path / "killed")
+        time.sleep(draw.uniform(0.2, 0.9) * whole)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(tmp_path / "killed").wait() == 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def contents(folder):
+    """All that is not a time, by file."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        name = str(file.relative_to(folder))
+        if file.is_dir() or name.startswith(("locks", "measured")) or file.suffix == ".html":
+            continue
+        if file.name == "results.json":
+            results = json.loads(file.read_text())
+            found[name] = {key: value for key, value in results.items() if key != "seconds"}
+        else:
+            found[name] = file.read_bytes()
+    return found

@@ -5,8 +5,9 @@ import sys
 import pytest
 import torch
 
-from clip_decomp.errors import SettingError
+from clip_decomp.errors import ModelError, SettingError
 from clip_decomp.evaluation import evaluate, scorer
+from clip_decomp.model import HookedCLIP
 from defenses import RVPT, LinearProbe
 from defenses.adv_pt import AdvPT
 from defenses.robustness import pgd, pgd_accuracy
@@ -70,6 +71,19 @@ def test_adversarial_prompts_are_tuned_on_adversarial_pictures(model, toy, pixel
     noisy = pgd(zero_shot, pixels[chosen], labels[chosen], steps=2)
     found = torch.nn.functional.cross_entropy(logits(noisy), labels[chosen]).item()
     assert found < bank
+
+
+def test_adversarial_prompts_are_saved_for_their_model(model, make_clip, tokenizer, pixels, labels, tmp_path):
+    tuned = AdvPT(shots=1, epochs=1, steps=1, progress=False).fit(model, pixels, labels, NAMES)
+    tuned.save(tmp_path)
+    loaded = AdvPT.load(tmp_path, model)
+    assert loaded.settings() == tuned.settings()
+    assert torch.equal(loaded.class_vectors(), tuned.class_vectors())
+    other = make_clip()
+    with torch.no_grad():
+        other.text_projection.add_(1)
+    with pytest.raises(ModelError, match="another text tower"):
+        AdvPT.load(tmp_path, HookedCLIP(other, tokenizer, (0.5,) * 3, (0.25,) * 3))
 
 
 @pytest.mark.parametrize("changes", [{"steps": 0}, {"budget": 0.0}])

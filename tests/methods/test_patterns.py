@@ -5,6 +5,7 @@ import torch
 
 from clip_decomp.errors import DataError, ModelError, SettingError
 from clip_decomp.methods.attention import attention_between, attention_maps, rollout, split_tokens
+from clip_decomp.methods.patterns import group_attention
 
 GRID = (4, 4)
 
@@ -159,3 +160,19 @@ def test_nothing_is_changed_and_no_hook_stays(method, model, images, unchanged):
     assert torch.equal(model.encode_image(images), output)
     assert torch.equal(images, before)
     assert same()
+
+
+def test_what_a_group_attends_to(model, images, fixed):
+    rows = torch.full((17, 17), 1 / 17)
+    rows[0] = torch.eye(17)[9]  # the class token looks at token 9
+    with fixed(lambda layer: rows):
+        assert torch.equal(group_attention(model, images, "class token", -1), torch.eye(17)[9].expand(3, -1))
+        torch.testing.assert_close(group_attention(model, images, "patches", 1), torch.full((3, 17), 1 / 17))
+    with prompted(model, (2,)):
+        found = group_attention(model, images, "prompts", 2)
+        assert found.shape == (3, 19)
+        torch.testing.assert_close(found.sum(1), torch.ones(3))
+        with pytest.raises(SettingError, match="has no prompts"):
+            group_attention(model, images, "prompts", 0)
+    with pytest.raises(SettingError, match="choose from"):
+        group_attention(model, images, "registers", 0)

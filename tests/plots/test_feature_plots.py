@@ -7,7 +7,7 @@ import pytest
 from clip_decomp.errors import DataError, SettingError
 from clip_decomp.methods.embedding import Embedding, EmbeddingNumbers
 from clip_decomp.methods.resistivity import Resistivity
-from clip_decomp.plots import embedding_map, resistivity_curves, resistivity_panels
+from clip_decomp.plots import embedding_map, resistivity_curves, resistivity_panels, setting_panels, sheet
 
 HOSTILE = "<script>alert(1)</script> %{x}"
 ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt; &#37;{x}"
@@ -198,3 +198,25 @@ def test_a_map_refuses_missing_names_and_points():
     broken.points[3] = np.nan
     with pytest.raises(DataError, match="not finite"):
         embedding_map(broken, "abc", "Map")
+
+
+def test_panels_of_settings():
+    points = [(1, {"asr": 0.9, "ca": 0.95}), ("all", {"asr": 0.1, "ca": 0.5})]
+    figure = setting_panels({"shots": points, HOSTILE: points}, {"asr": 1.0, "ca": 0.97}, "Settings")
+    assert [list(trace.x) for trace in figure.data] == [["1", "all"]] * 4
+    assert list(figure.data[0].y) == [90.0, 10.0]
+    assert [shape.y0 for shape in figure.layout.shapes] == [100.0, 97.0] * 2
+    assert "<script>" not in figure.to_json()
+    with pytest.raises(SettingError, match="one value or more"):
+        setting_panels({"shots": []}, {}, "Settings")
+
+
+def test_a_sheet_names_its_rows():
+    picture = np.zeros((3, 8, 8), np.uint8)
+    figure = sheet({"clean": [picture] * 3, HOSTILE: [picture] * 2}, "Triggers")
+    assert len(figure.layout.images) == 2
+    assert [image.sizex for image in figure.layout.images] == [1, 2 / 3]
+    assert figure.layout.annotations[0].text == "clean"
+    assert "<script>" not in figure.to_json()
+    with pytest.raises(DataError, match="no pictures"):
+        sheet({"clean": []}, "Triggers")

@@ -1,0 +1,87 @@
+"""The papers' numbers, and ours beside them."""
+
+import json
+
+import pytest
+
+from analyses.figures import catalog
+from analyses.figures.items import Drawn, Item
+from analyses.figures.papers import agreement, beside, moved, printed, read, rows
+from analyses.figures.reproduction import reproduction
+
+NUMBERS = """attack,case,data,measure,value
+BadNet,undefended,ImageNet,ASR,96.0
+BadNet,RVPT,ImageNet,ASR,13.0
+BadNet,RVPT,ImageNet,clean accuracy,82.5
+BadNet,new,ImageNet,ASR,50.0
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "rvpt-t1").mkdir()
+    (tmp_path / "rvpt-t1" / "measured.csv").write_text(NUMBERS)
+    verdict = {"claim": "it helps", "rule": "less", "appears": True, "evidence": "96 to 13"}
+    settings = {"verdicts": [verdict], "left_out": {"wanet": "not built"}, "attacks": ["badnet"]}
+    settings |= {"images": 400, "held_out": 400}
+    results = {"scale": "world", "seed": 0, "settings": settings, "seconds": 2.0, "versions": {"torch": "2"}}
+    (tmp_path / "rvpt-t1" / "results.json").write_text(json.dumps(results))
+    return tmp_path
+
+
+def test_numbers_are_the_papers():
+    # Cells that were compared with the papers' text by eye.
+    assert printed("rvpt-t1")["BadCLIP (Liang et al.)", "RVPT", "ImageNet", "ASR"] == 2.76
+    assert printed("closer-look-t1")["BadCLIP (Liang et al.)", "Decomp-Rep", "ImageNet", "ASR"] == 0.94
+    assert printed("closer-look-t5")["BadCLIP (Liang et al.)", "Decomp-Rep", "ImageNet", "ASR"] == 25.08
+    assert printed("cbpt-t1")["BadNet", "undefended", "ImageNet", "ASR"] == 96.51
+    assert printed("rvpt-t7")["", "CleanCLIP", "", "time (s)"] == 3 * 3600 + 53 * 60 + 2
+    assert printed("nothing") == {}
+
+
+def test_every_table_of_the_papers_has_an_item():
+    names = {item.name for item in catalog.ITEMS}
+    tables = {f"closer-look-t{n}" for n in range(1, 6)} | {f"rvpt-t{n}" for n in range(1, 11)}
+    tables |= {f"cbpt-t{n}" for n in range(1, 4)}
+    figures = {f"closer-look-f{n}" for n in range(1, 8)} | {f"rvpt-f{n}" for n in (1, 3, 4, 5, 6, 7, 10)}
+    assert names == tables | figures | {f"cbpt-f{n}" for n in (2, 4, 5, 6)}
+    assert all(printed(name) for name in tables)
+
+
+def test_ours_stand_beside_the_papers(folder):
+    found = beside("rvpt-t1", {"world": folder / "rvpt-t1"})
+    assert found["BadNet", "RVPT", "ImageNet", "ASR"] == {"paper": 0.05, "world": 13.0}
+    assert found["BadNet", "new", "ImageNet", "ASR"] == {"world": 50.0}
+    table = rows(found, ["world"])
+    (row,) = (each for each in table if (each["attack"], each["case"]) == ("BadNet", "RVPT"))
+    assert (row["ASR, paper"], row["ASR, world"], row["clean accuracy, world"]) == ("0.05", "13.0", "82.5")
+    assert row["ASR moves, world"].startswith("same direction: -")
+    assert read(folder / "no.csv") == {}
+
+
+def test_moves_are_compared_by_direction():
+    numbers = {"undefended": {"paper": 90.0, "world": 90.0}, "still": {"paper": 10.0, "world": 89.0}}
+    found = {("a", case, "d", "ASR"): each for case, each in numbers.items()}
+    assert moved(found, ("a", "still", "d"), "world") == "not so: -80 and -1 points"
+    assert moved(found, ("a", "undefended", "d"), "world") == ""
+    assert moved(found, ("a", "still", "d"), "imagenet") == ""
+
+
+def test_agreement_of_a_table_in_one_line():
+    found = {("a", str(k), "d", "ASR"): {"paper": float(k), "world": 2.0 * k} for k in range(4)}
+    assert agreement(found, "world") == "ASR of 4 cells: rank correlation 1.00, 2 points apart in the median"
+    assert agreement(found, "imagenet") == ""
+
+
+def test_the_page_has_every_item_and_says_what_is_missing(folder):
+    items = [
+        Item(name, "Title", "somebody, table 1", ("badnet",), lambda *_: Drawn("")) for name in ("rvpt-t1", "rvpt-t2")
+    ]
+    page = reproduction(items, {"world": folder, "elsewhere": folder / "nothing"})
+    assert "At scale world: 1 of 2 items drawn, 1 of 1 claims appear." in page
+    assert "| rvpt-t1 | it helps | appears |" in page
+    assert "- world: It helps: appears (96 to 13)." in page
+    assert "- world: left out wanet, not built." in page
+    assert "## rvpt-t2: Title" in page
+    assert "Not drawn yet" in page
+    assert "elsewhere" not in page
