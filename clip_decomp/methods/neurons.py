@@ -113,13 +113,12 @@ def decompose_neurons(
         kept[hook.name] = wide(tower.readout.reader.take(post))
 
     record, names = Record(), [f"blocks.{layer}.mlp.hook_post" for layer in layers]
-    if layers:
-        read_matrix(tower)  # refuses before the pass
+    read = read_matrix(tower) if layers else None  # refuses before the pass
     with tower.hooks(fwd_hooks=[(name, keep) for name in names]):
         dec = decompose(tower, images.to(model.device), record=record)
-    if not layers:
+    if read is None:
         return dec, []
-    found, read = [], read_matrix(tower)
+    found = []
     for layer, name in zip(layers, names, strict=True):
         activations = _pooled(kept[name], record, layer) * dec.scale[:, None]
         found.append(Neurons(layer, activations, tower.blocks[layer].w_neurons @ read))
