@@ -47,12 +47,37 @@ class Compared:
 
     Attributes:
         numbers: means over seeds, by attack, data set and case; ``undefended`` is among the cases.
-        counts: test pictures by attack and data set.
+        rows: of a table.
+        metrics: by the names of ``results.json``.
     """
 
     numbers: dict[tuple[str, str, str], dict[str, float]]
     rows: list[dict[str, Any]]
     metrics: dict[str, float]
+
+    def add(
+        self, key: tuple[str, str, str], numbers: Sequence[Mapping[str, float]], spec: str, defense: str = "none"
+    ) -> None:
+        """Take in the numbers of a case, one a seed.
+
+        Args:
+            key: attack, data set and case.
+            spec: the data, as metrics call it.
+        """
+        attack, data, case = key
+        means = {measure: mean(each[measure] for each in numbers) for measure in MEASURES}
+        self.numbers[key] = means
+        family, _, name = attack.rpartition("/")
+        keys = {"family": family, "case": "" if case == UNDEFENDED else case.replace(" ", "-")}
+        end = "".join(f";{word}={value}" for word, value in keys.items() if value)
+        row: dict[str, Any] = {"attack": called(attack), "data": data, "defense": case}
+        for measure, column in _COLUMNS.items():
+            metric = f"{prefix(spec, name, defense)}/{measure}{end}"
+            row[column] = self.metrics[metric] = means[measure]
+            if len(numbers) > 1:
+                spread = stdev(each[measure] for each in numbers)
+                row[f"± {measure.upper()}"] = self.metrics[f"{metric}/std"] = spread
+        self.rows.append({**row, "seeds": len(numbers)})
 
     def pairs(self, case: str) -> list[tuple[str, str, dict[str, float], dict[str, float]]]:
         """Attack, data set, undefended numbers and those of a case, wherever there are both."""
@@ -76,31 +101,12 @@ def compared(bench: Bench, attacks: Sequence[str], cases: Cases, data: Sequence[
             before = next((each["before"][spec] for each in every if spec in each["before"]), None)
             if before is None:
                 continue
-            _add(found, (attack, name, UNDEFENDED), [before], spec, "none", "")
+            found.add((attack, name, UNDEFENDED), [before], spec)
             for case, fits in results.items():
                 there = [each["after"][spec] for each in fits if spec in each["after"]]
                 if there:
-                    fit = fits[0]["fit"]
-                    _add(found, (attack, name, case), there, spec, fit["defense"], case)
+                    found.add((attack, name, case), there, spec, fits[0]["fit"]["defense"])
     return found
-
-
-def _add(
-    found: Compared, key: tuple[str, str, str], numbers: list[dict[str, float]], spec: str, defense: str, case: str
-) -> None:
-    means = {measure: mean(each[measure] for each in numbers) for measure in MEASURES}
-    found.numbers[key] = means
-    row: dict[str, Any] = {"attack": called(key[0]), "data": key[1], "defense": key[2]}
-    for measure, column in _COLUMNS.items():
-        row[column] = means[measure]
-        start = f"{prefix(spec, key[0].rpartition('/')[2], defense)}/{measure}"
-        family = key[0].rpartition("/")[0]
-        name = start + (f";family={family}" if family else "") + (f";case={case}".replace(" ", "-") if case else "")
-        found.metrics[name] = means[measure]
-        if len(numbers) > 1:
-            found.metrics[f"{name}/std"] = stdev(each[measure] for each in numbers)
-            row[f"± {measure.upper()}"] = stdev(each[measure] for each in numbers)
-    found.rows.append({**row, "seeds": len(numbers)})
 
 
 def tabled(

@@ -151,7 +151,7 @@ def test_the_throughput_is_measured(monkeypatch, model):
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_five_times_ends_like_one_that_is_not(tmp_path):
-    names = ["closer-look-f1", "closer-look-t5", "closer-look-t3", "rvpt-f7", "cbpt-f2"]
+    names = ["closer-look-f5", "closer-look-f7", "rvpt-f7", "cbpt-f2"]
     rest = ["--images", "104", "--held-out", "104"]
 
     def start(folder):
