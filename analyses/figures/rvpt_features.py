@@ -102,23 +102,22 @@ def maps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             "prompts": (prompted, "prompts"),
         }
         found = {(side, view): _attended(*views[view], images) for side, images in sides.items() for view in views}
+        paid = {}
         for view in views:
-            looks = on_trigger(found["triggered", view], sides["clean"], sides["triggered"])
+            heat = found["triggered", view]
+            looks = on_trigger(heat, sides["clean"], sides["triggered"])
             share, chance = float(looks.share.mean()), float(looks.chance.mean())
-            rows.append({"attack": called(attack), "map": view, "on the trigger": share, "by chance": chance})
+            paid[view] = float((looks.share * heat.flatten(1).sum(1)).mean())
+            row = {"of all attention": paid[view], "of that to patches": share, "by chance": chance}
+            rows.append({"attack": called(attack), "map": view, **row})
             start = prefix(subject.data.test.name, attack, "none" if view == "undefended" else "rvpt")
-            drawn.metrics[f"{start}/attention-on-trigger;map={view.replace(' ', '-')}"] = share
-        before, after = (
-            next(r["on the trigger"] for r in rows[-3:] if r["map"] == view) for view in ("undefended", "RVPT")
-        )
-        evidence = f"{before:.1%} of the attention to patches undefended, {after:.1%} under RVPT"
-        rule = "the trigger's share of the class token's attention to patches falls"
+            drawn.metrics[f"{start}/attention-on-trigger;map={view.replace(' ', '-')}"] = paid[view]
+        evidence = f"{paid['undefended']:.1%} of all attention undefended, {paid['RVPT']:.1%} under RVPT"
+        rule = "the share of the class token's attention that goes to the trigger's patches falls to half"
         claim = f"{called(attack)}: RVPT attends less to the trigger"
-        drawn.verdicts.append(Verdict(claim, rule, after < before, evidence))
+        drawn.verdicts.append(Verdict(claim, rule, paid["RVPT"] <= paid["undefended"] / 2, evidence))
         drawn.figures.append((f"{called(attack)}; two pictures, clean and triggered.", _grid(sides, found, attack)))
-    drawn.tables.append(
-        ("Share of attention to patches that goes to the trigger's patches; 64 pictures.", pd.DataFrame(rows))
-    )
+    drawn.tables.append(("Attention to the trigger's patches, 64 pictures.", pd.DataFrame(rows)))
     return drawn
 
 
