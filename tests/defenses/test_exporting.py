@@ -1,4 +1,4 @@
-"""Exports of defended models: other libraries give the defended model's outputs, and there is never half a folder."""
+"""Exports of defended models: other libraries give the defended model's outputs, and repairs come back from files."""
 
 import importlib.util
 import json
@@ -9,90 +9,18 @@ import torch
 from transformers import CLIPModel
 
 import clip_decomp
-from clip_decomp.errors import ModelError, SettingError
-from clip_decomp.model import HookedCLIP
+from clip_decomp.errors import ModelError
 from clip_decomp.models.loading import save_folder
-from clip_decomp.training.architecture import Architecture, build
-from defenses import CBPT, RVPT, DecompRep, DecompRepTotal, FineTune, Guard, LinearProbe
-from defenses.exporting import export, onnx_file
+from defenses import DecompRep, DecompRepTotal, FineTune
+from defenses.exporting import export
 from defenses.exporting.checks import compared
 from defenses.exporting.graph import Graph, answers
 from defenses.exporting.heads import head_of
 
-SIZES = Architecture(
-    embed_dim=12, image_size=32, layers=2, width=32, heads=4, context_length=16, vocab_size=300, text_layers=2,
-    text_width=16, text_heads=2,
-)  # fmt: skip
-RESNET = Architecture(**{**SIZES.to_dict(), "layers": (1, 1, 1, 1), "width": 4, "heads": 2})
-NAMES = ["apple", "pear", "plum", "fig"]
+from . import exporting
+from .exporting import MADE, NAMES, prompted, relative
 
-
-@pytest.fixture(scope="module")
-def make(tokenizer, randomize):
-    def make(sizes=SIZES, seed=1):
-        card = {"architecture": sizes.to_dict(), "tokenizer": json.loads(tokenizer.to_json())}
-        card["normalization"] = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.25]}
-        clip = randomize(build(sizes, seed), seed)
-        return HookedCLIP(clip, tokenizer, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), name="tiny", card=card)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def model(make):
-    return make()
-
-
-def pictures(count, seed=0):
-    """Smooth ones."""
-    noise = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.interpolate(noise, 32, mode="bilinear")
-
-
-def clean(model, count=120, seed=1):
-    return model.normalize(pictures(count, seed))
-
-
-@pytest.fixture(scope="module")
-def mixed():
-    """Pictures like the calibration's, and noise that a guard flags."""
-    return torch.cat([pictures(6, 2), torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))])
-
-
-def prompted(model):
-    labels = torch.arange(8) % 4
-    fixed = RVPT(shots=1, length=3, epochs=1, depth=1, progress=False).fit(model, clean(model, 8), labels, NAMES)
-    fixed.prompts_.prompts.data.normal_(generator=torch.Generator().manual_seed(0))  # prompts that matter
-    fixed.prompted_ = fixed.prompts_.on(model, keys=True)
-    return fixed
-
-
-def prompted_classes(model):
-    few = CBPT(shots=1, epochs=1, warmup=1, progress=False)
-    return few.fit(model, clean(model, 8), torch.arange(8) % 4, NAMES)
-
-
-def probe(model):
-    return LinearProbe(shots=2, epochs=2).fit(model, clean(model, 8), torch.arange(8) % 4, NAMES)
-
-
-def relative(found, expected):
-    return ((found - expected).abs().max() / expected.abs().max()).item()
-
-
-MADE = {
-    "model": lambda model: model,
-    "rvpt": prompted,
-    "cbpt": prompted_classes,
-    "probe": probe,
-    "heads": lambda model: DecompRep(share=0.4).fit(model, clean(model)),
-    "mlps": lambda model: DecompRep("mlps", replacement="zero").fit(model, clean(model)),
-    "auto": lambda model: DecompRep("auto", share=0.4).fit(model, clean(model)),
-    "total": lambda model: DecompRepTotal(false_positive_rate=0.3).fit(model, clean(model)),
-    "flag": lambda model: Guard.calibrate(model, clean(model), mode="flag"),
-    "reject": lambda model: Guard.calibrate(model, clean(model), mode="reject"),
-    "repair": lambda model: Guard.calibrate(model, clean(model), mode="repair"),
-}
+make, model, mixed = exporting.make, exporting.model, exporting.mixed  # fixtures
 
 
 @pytest.mark.parametrize("kind", MADE)
@@ -210,87 +138,6 @@ def test_a_fine_tuned_model_is_plain_weights(model, mixed, make, tmp_path):
         found = clip.get_image_features(pixel_values=images).pooler_output
         assert relative(found, defended.encode_image(images)) < 1e-4
         assert relative(found, model.encode_image(images)) > 0.1
-
-
-def test_what_is_no_weights_says_so_and_writes_nothing(model, make, mixed, tmp_path, monkeypatch):
-    for kind in ("heads", "total", "flag"):
-        with pytest.raises(SettingError, match="export it as onnx"):
-            export(MADE[kind](model), tmp_path / "out", "open-clip", mixed)
-    for random in (DecompRep(heads=2), DecompRep(replacement="random")):
-        with pytest.raises(SettingError, match="no function of the image"):
-            export(random.fit(model, clean(model)), tmp_path / "out", "onnx", mixed)
-    with pytest.raises(ModelError, match="ResNet"):
-        export(make(RESNET), tmp_path / "out", "hugging-face", mixed)
-    with pytest.raises(SettingError, match="own 4 classes"):
-        export(probe(model), tmp_path / "out", "onnx", mixed, NAMES)
-    with pytest.raises(SettingError, match="ONNX alone"):
-        export(model, tmp_path / "out", "open-clip", mixed, NAMES)
-    with pytest.raises(SettingError, match="'gguf'"):
-        export(model, tmp_path / "out", "gguf", mixed)
-    with pytest.raises(SettingError, match="one picture"):
-        export(model, tmp_path / "out", "open-clip", mixed[:0])
-    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
-    with pytest.raises(SettingError, match=r"clip-decomp\[onnx\]"):
-        export(model, tmp_path / "out", "onnx", mixed)
-    assert not list(tmp_path.iterdir())
-
-
-def test_other_outputs_are_noticed_and_not_written(model, mixed, tmp_path, monkeypatch):
-    def wrong(graph, file, side):
-        file.write_bytes(b"")
-
-    found = answers(model, model.normalize(mixed))
-    monkeypatch.setattr(onnx_file, "write_onnx", wrong)
-    monkeypatch.setattr(onnx_file, "run_onnx", lambda file, pixels: {"features": 1.001 * found["features"]})
-    with pytest.raises(ModelError, match=r"features by 0\.001"):
-        export(model, tmp_path / "out", "onnx", mixed)
-    monkeypatch.setattr(onnx_file, "run_onnx", lambda file, pixels: {"other": found["features"]})
-    with pytest.raises(ModelError, match="other"):
-        export(model, tmp_path / "out", "onnx", mixed)
-    assert not list(tmp_path.iterdir())
-    nan = torch.tensor([[1.0], [torch.nan]])
-    assert compared({"features": nan}, {"features": nan}) == {"features": 0.0}
-    for flags, others in (([True, False], [True, True]), ([True], [True, True])):
-        with pytest.raises(ModelError):
-            compared({"flagged": torch.tensor(flags)}, {"flagged": torch.tensor(others)})
-    with pytest.raises(ModelError, match="inf"):
-        compared({"features": nan}, {"features": torch.ones(2, 1)})
-
-
-def test_pictures_that_set_the_threshold_are_left_out_of_the_comparison(model, mixed, tmp_path, monkeypatch):
-    guard = MADE["flag"](model)
-    images = clean(model)
-    tied = (guard.score(images)[:, None] - guard.reference).abs().min(1).values < 1e-6
-    assert tied.sum() >= 60  # half of them set the threshold
-
-    def shifted(file, pixels):  # what another rounding does
-        found = answers(guard, model.normalize(pixels))
-        score = found["score"] + 1e-6
-        p_values = guard.p_values(score)
-        return {**found, "score": score, "p_value": p_values, "flagged": p_values <= guard.false_positive_rate}
-
-    monkeypatch.setattr(onnx_file, "write_onnx", lambda graph, file, side: file.write_bytes(b""))
-    monkeypatch.setattr(onnx_file, "run_onnx", shifted)
-    done = export(guard, tmp_path / "out", "onnx", torch.cat([model.denormalize(images), mixed]))
-    assert 10 <= done.images <= 130 - tied.sum()
-    with pytest.raises(SettingError, match="set the guard's threshold"):
-        export(guard, tmp_path / "out", "onnx", model.denormalize(images[tied]))
-
-
-def test_only_an_earlier_export_is_replaced(model, mixed, tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "thesis.txt").write_text("mine")
-    with pytest.raises(SettingError, match="something other than an export"):
-        export(model, out, "open-clip", mixed)
-    assert (out / "thesis.txt").read_text() == "mine"
-    (out / "thesis.txt").unlink()
-    export(model, out, "open-clip", mixed)
-    export(model, out, "hugging-face", mixed)
-    assert not (out / "open_clip_config.json").exists()
-    with pytest.raises(SettingError, match="is a file"):
-        export(model, out / "README.md", "open-clip", mixed)
-    assert [each.name for each in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("kind", ["heads", "mlps", "auto", "total"])

@@ -1,4 +1,4 @@
-"""The guard: its promise on fresh images, its modes, its evidence, and what it refuses."""
+"""The guard: what it flags, its modes, its evidence, its files, and what it refuses."""
 
 import gc
 import json
@@ -9,37 +9,17 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from scipy.stats import beta, chi2, kstest, norm
 
 import clip_decomp
-from clip_decomp.decompose import Observation, observe
+from clip_decomp.decompose import observe
 from clip_decomp.errors import DataError, ModelError, SettingError
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.hooked_block import Record
 from clip_decomp.training.architecture import Architecture, build
 from defenses import DecompRepTotal, Guard
-from defenses.conformal import false_positive_spread, p_values
-from defenses.contamination import second_group
 from defenses.deviation import Deviation, observe_clean
 
-
-def noise(count: int, seed: int = 0):
-    return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
-
-
-def strange(count: int, seed: int = 50):
-    images = noise(count, seed)
-    images[:, :, 16:48, 16:48] = 9.0
-    return images
-
-
-def hooked(seed: int):
-    """A tiny model whose heads average over patches: a bright square takes them far from where noise does."""
-    clip = build(Architecture(layers=3, width=32, heads=4, embed_dim=16, vocab_size=300), seed=seed).eval()
-    generator = torch.Generator().manual_seed(3)
-    for parameter in clip.parameters():
-        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return HookedCLIP(clip, lambda texts: torch.ones(len(texts), 32, dtype=torch.long), (0.5,) * 3, (0.25,) * 3)
+from .tiny import hooked, noise, strange
 
 
 @pytest.fixture(scope="module")
@@ -62,35 +42,6 @@ def test_it_flags_what_is_strange_and_leaves_features_alone(guard, model):
     assert torch.equal(verdict.flagged, verdict.p_values <= 0.05)
     assert verdict.deviations.heads.shape == (120, 3, 4)
     assert verdict.deviations.mlps.shape == (120, 3)
-
-
-def test_fresh_clean_images_are_flagged_as_often_as_was_asked(model):
-    """50 calibrations of 200 images: mean and spread are those of Beta's, neither more nor less (1 % level)."""
-    rates, fresh = [], 200
-    for seed in range(50):
-        guard = Guard.calibrate(model, noise(200, seed), seed=seed)
-        verdict = guard(noise(fresh, 9000 + seed))
-        assert torch.equal(verdict.flagged, verdict.deviations.score > guard.reference[-5])  # four of 100 are above it
-        rates.append(verdict.flagged.float().mean())
-    rates = torch.stack(rates)
-    mean, deviation = false_positive_spread(100, 0.05)
-    assert rates.mean() == pytest.approx(0.05, abs=0.01)
-    variance = deviation**2 + (mean * (1 - mean) - deviation**2) / fresh  # of Beta's, and of so few fresh images
-    assert abs(rates.mean() - mean) / math.sqrt(variance / 50) < norm.ppf(0.995)
-    assert chi2.ppf(0.005, 49) < rates.var() * 49 / variance < chi2.ppf(0.995, 49)
-
-
-def test_that_spread_is_betas():
-    """Calibrations on numbers, where there are enough of them to see every quantile."""
-    generator, rates = torch.Generator().manual_seed(0), []
-    for _ in range(2000):
-        reference = torch.rand(100, generator=generator).sort().values
-        rates.append(1 - reference[-5].item())  # a fresh number above it has four or fewer beside it: p <= 5 / 101
-        assert p_values(reference[-5:-4] + 1e-6, reference).item() == pytest.approx(5 / 101)
-        assert p_values(reference[-5:-4], reference).item() == pytest.approx(6 / 101)
-    assert kstest(rates, beta(5, 96).cdf).pvalue > 0.01
-    mean, deviation = false_positive_spread(100, 0.05)
-    assert (mean, deviation) == pytest.approx((beta(5, 96).mean(), beta(5, 96).std()))
 
 
 def test_modes_differ_in_flagged_images_alone(model):
@@ -261,34 +212,6 @@ def test_bad_input_is_named(guard, model):
         guard(broken)
     with pytest.raises(SettingError, match="Images must be"):
         guard(torch.zeros(1, 3, 32, 32))
-
-
-def test_a_planted_group_is_noticed():
-    generator = torch.Generator().manual_seed(0)
-    z, mlps = torch.randn(200, 2, 3, 4, generator=generator), torch.randn(200, 2, 8, generator=generator)
-    z[:16, 1, :2] += 6
-    mlps[:16, 1] += 6
-    assert second_group(Observation(mlps[:, 0], z, mlps)) == pytest.approx(0.08, abs=0.005)
-
-
-def test_triggered_images_among_the_calibration_are_warned_of(caplog):
-    model = clip_decomp.load("world/badnet")
-    data = clip_decomp.open_data("world", 64, test=10)
-    pixels = data.held_out.first(200).load()[0].float() / 255
-    Guard.calibrate(model, model.normalize(pixels))
-    assert not caplog.records
-    pixels[::20] = model.trigger(pixels[::20], torch.arange(10))
-    Guard.calibrate(model, model.normalize(pixels))
-    assert "two groups" in caplog.text
-
-
-def test_one_group_is_seldom_taken_for_two():
-    alarms = 0
-    for seed in range(20):
-        generator = torch.Generator().manual_seed(seed)
-        z, mlps = torch.randn(120, 2, 3, 4, generator=generator), torch.randn(120, 2, 8, generator=generator)
-        alarms += second_group(Observation(mlps[:, 0], z, mlps)) is not None
-    assert alarms <= 1
 
 
 def test_parts_are_measured_apart_and_together(model):

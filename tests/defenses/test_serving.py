@@ -1,135 +1,26 @@
-"""The server: answers are the guard's own, bad bodies are refused with a sentence, and every limit holds.
-
-HTTP processes and inference workers are threads here: LitServe's application, queue and loop are the real ones.
-"""
+"""The server: answers are the guard's own, and bad bodies are refused with a sentence."""
 
 import asyncio
-import io
 import json
-import queue
-import socket
 import struct
-import threading
-import time
 import zlib
-from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-import uvicorn
-from litserve.callbacks import CallbackRunner
-from litserve.loops import inference_worker
-from litserve.transport.process_transport import MPQueueTransport
 from litserve.utils import WorkerSetupStatus
 from PIL import Image
 
 from clip_decomp.data.images import open_image, to_pixels
-from clip_decomp.errors import SettingError
-from clip_decomp.model import HookedCLIP
-from clip_decomp.zeroshot import class_vectors
-from defenses.guard import Guard
 from defenses.serving.answers import Answerer
-from defenses.serving.api import PATH, GuardAPI
+from defenses.serving.api import PATH
 from defenses.serving.gate import Gate
 from defenses.serving.metrics import Metrics
-from defenses.serving.server import _limited, make_server
-from defenses.serving.settings import Limits, Served
 
-CLASSES = ("apple", "pear", "plum", "fig")
-LIMITS = Limits(bytes=100_000, pixels=90_000, body_seconds=0.3, seconds=5.0)
-PNG = {"content-type": "image/png"}
+from . import serving
+from .serving import CLASSES, LIMITS, PNG, Ready, encoded, in_mode, picture, post, talk
 
-
-class Ready(GuardAPI):
-    """Loads nothing."""
-
-    def __init__(self, answerer):
-        super().__init__(Served("tiny", Path(), CLASSES, ("{}",)), batch_size=4, batch_seconds=0.02)
-        self.ready = answerer
-
-    def setup(self, device):
-        self.use(self.ready)
-
-
-@pytest.fixture(scope="module")
-def guard(make_clip, tokenizer):
-    """Calibrated on smooth pictures, so that noise is flagged."""
-    model = HookedCLIP(make_clip(), tokenizer, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), name="tiny")
-    seed = torch.Generator().manual_seed(0)
-    smooth = F.interpolate(torch.rand(120, 3, 4, 4, generator=seed), scale_factor=8, mode="bilinear")
-    return Guard.calibrate(model, model.normalize(smooth), false_positive_rate=0.1)
-
-
-def in_mode(guard, mode):
-    return Guard(guard.model_, guard.deviation, guard.reference, guard.false_positive_rate, mode)
-
-
-@pytest.fixture(scope="module")
-def vectors(guard):
-    return class_vectors(guard.model_, CLASSES)
-
-
-@pytest.fixture(scope="module")
-def start(guard, vectors):
-    """Starts a server."""
-
-    def build(mode="reject", limits=LIMITS, answerer=None):
-        api = Ready(answerer or Answerer(in_mode(guard, mode), CLASSES, vectors, top=2))
-        server = make_server(api, 32, limits)
-        server.litapi_connector.pre_setup()
-        server._transport = MPQueueTransport(None, [queue.Queue()])
-        server.litapi_request_queues = {PATH: queue.Queue()}
-        server.workers_setup_status = {"predict_0": WorkerSetupStatus.READY}
-        server.app.response_queue_id = 0
-        work = (api, "cpu", 0, server.litapi_request_queues[PATH], server._transport, {}, CallbackRunner(), False)
-        threading.Thread(target=inference_worker, args=work, daemon=True).start()
-        return server
-
-    return build
-
-
-@pytest.fixture(scope="module")
-def server(start):
-    """One that rejects."""
-    return start()
-
-
-def talk(server, conversation):
-    """Run a conversation with a client of a started application."""
-
-    async def whole():
-        async with server.lifespan(server.app):
-            transport = httpx.ASGITransport(server.app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://guard") as client:
-                found = await conversation(client)
-        server._transport.send(None, 0)  # a thread of the loop still waits for it
-        return found
-
-    return asyncio.run(whole())
-
-
-def post(server, *bodies, headers=PNG, path=PATH):
-    """Answers to bodies that are sent at once."""
-
-    async def conversation(client):
-        return await asyncio.gather(*(client.post(path, content=body, headers=headers) for body in bodies))
-
-    return talk(server, conversation)
-
-
-def encoded(image, kind="PNG", **settings):
-    out = io.BytesIO()
-    image.save(out, kind, **settings)
-    return out.getvalue()
-
-
-def picture(seed, smooth=True, size=(40, 36)):
-    generator = np.random.default_rng(seed)
-    small = Image.fromarray(generator.integers(0, 256, (4, 4, 3) if smooth else (*size, 3), dtype=np.uint8))
-    return small.resize(size, Image.Resampling.BILINEAR) if smooth else small
+guard, vectors, start, server = serving.guard, serving.vectors, serving.start, serving.server  # fixtures
 
 
 def bomb(width=60_000, height=60_000):
@@ -258,104 +149,6 @@ def test_bad_bodies_do_not_spoil_the_batch_that_they_arrive_with(server):
     assert found[0].json() == found[4].json()
 
 
-def test_a_body_that_never_ends_is_cut_off(server):
-    sent = 0
-
-    async def endless():
-        nonlocal sent
-        while True:
-            sent += 1
-            yield bytes(10_000)
-
-    answer = talk(server, lambda client: client.post(PATH, content=endless(), headers=PNG))
-    assert (answer.status_code, sent) == (413, 11)
-    assert answer.headers["connection"] == "close"
-
-
-def test_a_body_that_drips_is_cut_off_by_time(server):
-    async def drip():
-        while True:
-            yield b"x"
-            await asyncio.sleep(0.05)
-
-    start = time.perf_counter()
-    answer = talk(server, lambda client: client.post(PATH, content=drip(), headers=PNG))
-    assert answer.status_code == 408
-    assert "0.3 seconds" in answer.json()["detail"]
-    assert time.perf_counter() - start < 3
-
-
-def test_headers_that_never_end_are_cut_off_and_requests_that_follow_a_body_at_once_are_not():
-    port, most = free_port(), 65_536
-    limited = _limited(30.0, most)
-    config = uvicorn.Config(echo, port=port, http=limited, ws="none", log_level="error", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        head = b"POST /predict HTTP/1.1\r\nHost: guard\r\nContent-Length: %d\r\n"
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
-            first = head % 200_000 + b"\r\n" + bytes(200_000) + head % 0
-            wire.sendall(first)
-            wire.sendall(b"X: " + b"x" * 30_000 + b"\r\n\r\n")
-            answers = b""
-            while answers.count(b" 200 ") < 2:
-                piece = wire.recv(4096)
-                assert piece, answers
-                answers += piece
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
-            wire.sendall(head % 0)
-            # Less would be what the system buffers on the way.
-            with pytest.raises((ConnectionResetError, BrokenPipeError)):
-                wire.sendall((b"X: " + b"x" * 30_000 + b"\r\n") * 1000)
-    finally:
-        server.should_exit = True
-        thread.join(20)
-
-
-async def echo(scope, receive, send):
-    while (await receive()).get("more_body"):
-        pass
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def test_more_requests_than_may_wait_are_told_when_to_come_again(start):
-    found = post(start(limits=Limits(waiting=3)), *[encoded(picture(0))] * 8)
-    assert sorted(each.status_code for each in found) == [200] * 3 + [503] * 5
-    late = next(each for each in found if each.status_code == 503)
-    assert late.headers["retry-after"] == "1"
-    assert "again" in late.json()["detail"]
-
-
-def test_a_request_that_is_not_answered_in_time_is_told_so_and_counts_until_its_work_has_ended(start, guard, vectors):
-    answerer, release = Answerer(guard, CLASSES, vectors, 2), threading.Event()
-
-    def stuck(pictures):
-        release.wait(10)
-        return answerer(pictures)
-
-    server = start(limits=Limits(body_seconds=0.1, seconds=0.3, waiting=1), answerer=stuck)
-
-    async def conversation(client):
-        statuses = [(await client.post(PATH, content=encoded(picture(0)), headers=PNG)).status_code for _ in range(2)]
-        release.set()
-        await asyncio.sleep(0.4)
-        statuses.append((await client.post(PATH, content=encoded(picture(0)), headers=PNG)).status_code)
-        return statuses
-
-    assert talk(server, conversation) == [504, 503, 200]
-    assert server.response_buffer == {}
-
-
 def test_a_failure_is_no_stack_trace(start):
     def broken(_):
         raise RuntimeError("a secret of the server")
@@ -433,24 +226,3 @@ def test_the_guard_counts_batches_flags_and_p_values(guard, vectors):
     assert "batch_size_sum 3.0" in told
     assert "p_value_count 3.0" in told
     assert json.loads(answers[0].model_dump_json())["classes"] is None
-
-
-@pytest.mark.parametrize(
-    ("limits", "words"),
-    [
-        ({"bytes": 0}, "bytes is 0"),
-        ({"waiting": -1}, "waiting is -1"),
-        ({"pixels": 10**9}, "1000000000"),
-        ({"body_seconds": 30.0}, "30 s"),
-    ],
-)
-def test_limits_that_are_none_are_refused(limits, words):
-    with pytest.raises(SettingError, match=words):
-        Limits(**limits)
-
-
-def test_a_batch_that_waits_for_longer_than_a_request_may_is_refused(guard, vectors):
-    api = Ready(Answerer(guard, CLASSES, vectors, 2))
-    api.batch_timeout = 5.0
-    with pytest.raises(SettingError, match="5 s"):
-        make_server(api, 32, LIMITS)

@@ -1,82 +1,20 @@
-"""Decomp-Rep and Decomp-Det against the public reference code's numbers and against cases with known answers."""
-
-import json
-from pathlib import Path
+"""Decomp-Rep, its reversal and its variant on the way against cases with known answers."""
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from sklearn.metrics import roc_auc_score
 
 import clip_decomp
 from clip_decomp.attacks import BadNet
 from clip_decomp.data.sets import ImageSet, TensorSource
-from clip_decomp.errors import ClipDecompError, DataError, SettingError
+from clip_decomp.errors import ClipDecompError, SettingError
 from clip_decomp.evaluation import evaluate
-from clip_decomp.model import HookedCLIP
-from clip_decomp.training.architecture import Architecture, build
 from clip_decomp.zeroshot import class_vectors
 from defenses import DecompDet, DecompRep, DecompRepTotal
-from defenses.decomp_rep import _activity, repair_change
-from defenses.detection import auroc, detect
+from defenses.decomp_rep import _activity
 from defenses.reversal import reverse_rates
-from defenses.selection import HeadSelector, fit_selector, resolve_layers, similarity
+from defenses.selection import fit_selector, resolve_layers, similarity
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-@pytest.fixture(scope="module")
-def golden():
-    tensors = load_file(GOLDEN / "ablation.safetensors")
-    expected = json.loads((GOLDEN / "ablation.json").read_text())
-    selector = HeadSelector((2,), tensors["val.heads"][-1:], expected["threshold"], "dot")
-    return tensors, expected, selector
-
-
-def percent(text: str, name: str) -> float:
-    return float(text.split(f"{name}=")[1].split(",")[0].split(" ")[0])
-
-
-def representation(tensors, side):
-    return sum(tensors[f"{side}.{part}"].sum(1) for part in ("early", "last", "mlps"))
-
-
-def repaired(tensors, side, selector, replacement):
-    total, last = representation(tensors, side), tensors[f"{side}.last"][:, None]
-    target = selector.prototypes if replacement == "prototype" else torch.zeros_like(selector.prototypes)
-    change = repair_change(last, selector.select(last), target)
-    return ((total + change) @ tensors["classifier"]).argmax(1)
-
-
-@pytest.mark.parametrize(("replacement", "line"), [("prototype", "mean_ablate"), ("zero", "zero_value_ablate")])
-def test_repair_agrees_with_the_reference_code(golden, replacement, line):
-    tensors, expected, selector = golden
-    clean = repaired(tensors, "clean", selector, replacement)
-    triggered = repaired(tensors, "triggered", selector, replacement)
-    labels = tensors["labels"]
-    assert 100 * (triggered == expected["target"]).float().mean() == pytest.approx(
-        percent(expected[line], "asr"), abs=1e-3
-    )
-    assert 100 * (clean == labels).float().mean() == pytest.approx(percent(expected[line], "acc"), abs=1e-3)
-    assert 100 * (triggered == labels).float().mean() == pytest.approx(percent(expected[line], "acc2"), abs=1e-3)
-
-
-def test_detection_agrees_with_the_reference_code(golden):
-    tensors, expected, selector = golden
-    scores = [selector.select(tensors[f"{side}.last"][:, None]).sum((1, 2)) for side in ("triggered", "clean")]
-    truth = [1] * len(scores[0]) + [0] * len(scores[1])
-    area = roc_auc_score(truth, torch.cat(scores))
-    assert area == pytest.approx(float(expected["detect"].split(":")[1].rstrip(".")), abs=1e-6)
-
-
-def test_reverse_poisoning_agrees_with_the_reference_code(golden):
-    tensors, expected, selector = golden
-    bad, clean = tensors["triggered.last"][:, None], tensors["clean.last"][:, None]
-    total = representation(tensors, "clean")
-    change = ((bad - clean) * selector.select(bad)[..., None]).sum((1, 2))
-    guesses = ((total + change) @ tensors["classifier"]).argmax(1)
-    asr = 100 * (guesses == expected["target"]).float().mean()
-    assert asr == pytest.approx(percent(expected["reverse"], "asr"), abs=1e-3)
+from .tiny import model_and_images
 
 
 def test_similarity_by_hand():
@@ -117,15 +55,6 @@ def test_other_bad_settings_are_named():
     ):
         with pytest.raises(SettingError, match=word):
             build_one()
-
-
-def model_and_images(n: int = 40):
-    generator = torch.Generator().manual_seed(3)
-    clip = build(Architecture(layers=3, width=32, heads=4, embed_dim=16, vocab_size=300), seed=1).eval()
-    for parameter in clip.parameters():
-        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    model = HookedCLIP(clip, lambda texts: torch.ones(len(texts), 32, dtype=torch.long), (0.5,) * 3, (0.25,) * 3)
-    return model, torch.randn(n, 3, 64, 64, generator=generator)
 
 
 def test_nothing_selected_leaves_the_representation_alone():
@@ -245,60 +174,6 @@ def test_repair_leaves_model_and_images_as_they_were():
         DecompRep().fit(model, images).encode_image(images)
     assert torch.equal(images, pixels)
     assert all(torch.equal(value, weights[key]) for key, value in model.clip.state_dict().items())
-
-
-def test_too_few_clean_images_are_refused():
-    model, images = model_and_images(1)
-    with pytest.raises(DataError, match="two clean images"):
-        DecompDet().fit(model, images)
-
-
-def test_count_is_the_number_of_suspicious_heads():
-    model, images = model_and_images()
-    detector = DecompDet(share=0.2, zeta=1).fit(model, images)
-    score = detector.score(images)
-    assert torch.equal(score, detector.suspicious_heads(images).sum((1, 2)).float())
-    assert torch.equal(detector.predict(images), score > 1)
-
-
-def test_distance_finds_an_input_that_similarity_to_the_mean_does_not():
-    model, images = model_and_images(200)
-    detector = DecompDet(score="distance", parts="heads").fit(model, images)
-    # A bright square drives some head far from where clean noise puts it.
-    strange = images[:50].clone()
-    strange[:, :, 10:40, 10:40] = 8.0
-    assert detector.predict(strange).float().mean() > 0.9
-    assert detector.predict(images).float().mean() == pytest.approx(0.05, abs=0.01)
-    for parts in ("heads", "both"):
-        detector = DecompDet(score="distance", parts=parts).fit(model, images)
-        assert auroc(detector.score(strange), detector.score(images[:50]), seed=0).value > 0.95
-
-
-def test_auroc_by_hand_and_its_interval():
-    result = auroc(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, 2.0]), seed=0)
-    assert result.value == 4.5 / 6  # of six pairs four are in order, one is tied
-    assert result.low <= result.value <= result.high
-    with pytest.raises(DataError):
-        auroc(torch.tensor([]), torch.tensor([1.0]), seed=0)
-
-
-class _Brightness:
-    def score(self, images):
-        return images.amax((1, 2, 3))
-
-
-def test_detection_is_reported_against_all_and_against_the_target_class():
-    model, _ = model_and_images()
-    pictures = torch.zeros(6, 3, 64, 64, dtype=torch.uint8)
-    pictures[:2] = 255  # the target class is bright, so a detector of brightness mistakes it for the trigger
-    data = ImageSet("toy", ("lamp", "night"), torch.tensor([0, 0, 1, 1, 1, 1]), TensorSource(pictures), target="lamp")
-    found = detect(_Brightness(), model, data, BadNet())
-    assert (len(found.clean), len(found.target_clean), len(found.triggered)) == (6, 2, 4)
-    assert found.auroc.value == pytest.approx((4 * 4 + 4 * 2 * 0.5) / 24)
-    assert found.auroc_target.value == 0.5
-    assert set(found.metrics("x")) >= {"x/auroc", "x/auroc-target"}
-    with pytest.raises(ClipDecompError, match="banana"):
-        detect(_Brightness(), model, data, BadNet(), target="banana")
 
 
 def test_repair_on_the_way_leaves_typical_images_alone_and_removes_its_hooks():
