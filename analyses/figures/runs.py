@@ -153,7 +153,7 @@ def section_of(item: Item, folder: Path) -> Section:
     said = [Verdict(**each).sentence for each in settings["verdicts"]]
     rules = list(dict.fromkeys(each["rule"] for each in settings["verdicts"]))
     left_out = [f"Left out: {attack}, {why}." for attack, why in settings["left_out"].items()]
-    paragraphs = [f"{item.source}. {shown['text']}", *said, *(f"Rule: {rule}." for rule in rules), *left_out]
+    paragraphs = [shown["text"], *said, *(f"Rule: {rule}." for rule in rules), *left_out]
     figures = [
         (caption, plotly.io.from_json((folder / f"figure-{number}.json").read_text()))
         for number, caption in enumerate(shown["figures"], 1)
@@ -161,7 +161,7 @@ def section_of(item: Item, folder: Path) -> Section:
     tables = [
         (caption, pd.read_csv(folder / f"table-{number}.csv")) for number, caption in enumerate(shown["tables"], 1)
     ]
-    return Section(item.title, "\n\n".join(paragraphs), figures=figures, tables=tables)
+    return Section(f"{item.title} ({item.source})", "\n\n".join(paragraphs), figures=figures, tables=tables)
 
 
 def facts(results: dict[str, Any]) -> dict[str, str]:
