@@ -93,6 +93,8 @@ def _plan(items, bench) -> list[str]:
     if found:
         hours = sum(each.minutes for each in found) / 60
         lines.append(f"Missing: {len(found)} trainings, about {hours:.1f} hours of one core (--train runs them):")
-        lines += [f"  {each.minutes:6.1f} min  {each.what}  [{', '.join(each.items)}]" for each in found]
+        for each in found:
+            how = f": {each.how}" if each.how else ""
+            lines.append(f"  {each.minutes:6.1f} min  {each.what}{how}  [{', '.join(each.items)}]")
         lines.append("Trainings on a model that is missing itself are counted once it is there.")
     return lines

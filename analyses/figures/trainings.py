@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -93,13 +94,13 @@ class Missing:
     Attributes:
         minutes: of one core, about.
         items: that wait for it.
-        command: what does it.
+        how: to get a model.
     """
 
     what: str
     minutes: float
     items: tuple[str, ...]
-    command: str
+    how: str | None = None
 
 
 def models_of(item: Item) -> list[str]:
@@ -124,8 +125,7 @@ def missing(items: Sequence[Item], bench: Bench) -> list[Missing]:
     for training in dict.fromkeys(each for item in items for each in trainings_of(item)):
         if bench.possible(training) and bench.known(training) is None:
             waiting = tuple(item.name for item in items if training in trainings_of(item))
-            command = f"clip-decomp figures {waiting[0]} --train"
-            found.append(Missing(training.label, _minutes(training, bench), waiting, command))
+            found.append(Missing(training.label, _minutes(training, bench), waiting))
     return found
 
 
@@ -135,13 +135,12 @@ def train(items: Sequence[Item], bench: Bench, locks: Path) -> Iterator[str]:
     for model in dict.fromkeys(model for item in items for model in models_of(item)):
         name = bench.setting.model(model)
         if bench.setting.missing(model) is not None and name in shelf.buildable():
-            yield from _locked(locks, name.replace("/", "-"), name, lambda name=name: _built(name))
+            yield from _locked(locks, name.replace("/", "-"), name, partial(_built, name))
     for training in dict.fromkeys(each for item in items for each in trainings_of(item)):
         if bench.possible(training) and bench.known(training) is None:
             fit = bench.fit(training)
             assert fit is not None
-            work = lambda training=training: bench.train(training)  # noqa: E731
-            yield from _locked(locks, fit.name, training.label, work)
+            yield from _locked(locks, fit.name, training.label, partial(bench.train, training))
 
 
 def _built(name: str) -> None:

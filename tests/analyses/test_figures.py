@@ -130,7 +130,7 @@ def test_names_are_unique_and_unknown_ones_are_refused(succeed, tmp_path, monkey
     assert "--models" in succeed("figures", "--scale", "imagenet", code=1)
     planned = succeed("figures", "--plan")
     assert "closer-look-t2" in planned
-    assert planned.count("model world/sig ") == 1
+    assert planned.count("model world/sig: clip-decomp zoo build world/sig") == 1
 
 
 def test_the_dry_run_of_imagenet_tells_data_models_and_hours(succeed, monkeypatch):
