@@ -87,11 +87,13 @@ def rows(found: Beside, scales: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _shown(numbers: Mapping[str, float], source: str, measure: str) -> str:
-    """The paper's as printed, ours rounded."""
+    """The paper's as printed, ours rounded; measures with a unit to three digits."""
     if source not in numbers:
         return ""
     value = numbers[source]
-    return f"{value:g}" if source == "paper" else f"{value:.3f}" if measure == "AUROC" else f"{value:.1f}"
+    if source == "paper":
+        return f"{value:g}"
+    return f"{value:.3g}" if "(" in measure else f"{value:.3f}" if measure == "AUROC" else f"{value:.1f}"
 
 
 def moved(found: Beside, place: tuple[str, str, str], scale: str) -> str:

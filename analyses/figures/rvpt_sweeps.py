@@ -79,7 +79,9 @@ def sweeps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             drawn.verdicts += _verdicts(attack, sweep, points)
         if panels:
             caption = f"{called(attack)}, at most {bench.setting.images} test pictures, one seed."
-            drawn.figures.append((caption, plots.setting_panels(panels, undefended, called(attack))))
+            drawn.figures.append(
+                (caption, plots.setting_panels(panels, undefended, f"{called(attack)}: settings of RVPT"))
+            )
     drawn.tables.append((f"Shares of at most {bench.setting.images} test pictures.", pd.DataFrame(rows)))
     return drawn
 

@@ -10,7 +10,8 @@ from plotly.subplots import make_subplots
 from ..errors import SettingError
 from .look import COLORS, layout, literal
 
-_LINES = {"asr": ("attack success", COLORS[1]), "ca": ("clean accuracy", COLORS[0])}
+#: Colors as in bars of the same rates.
+_LINES = {"asr": ("attack success", COLORS[0]), "ca": ("clean accuracy", COLORS[1])}
 
 
 def setting_panels(
