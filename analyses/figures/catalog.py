@@ -30,7 +30,16 @@ _PARTS = (
     cbpt_features,
     cbpt,
 )
-ITEMS: tuple[Item, ...] = tuple(item for part in _PARTS for item in part.ITEMS)
+_PAPERS = ("closer-look", "rvpt", "cbpt")
+
+
+def _order(item: Item) -> tuple[int, str, int]:
+    """Paper by paper, figures before tables, by number."""
+    paper, _, place = item.name.rpartition("-")
+    return _PAPERS.index(paper), place[0], int(place[1:])
+
+
+ITEMS: tuple[Item, ...] = tuple(sorted((item for part in _PARTS for item in part.ITEMS), key=_order))
 
 
 def chosen(names: Sequence[str]) -> list[Item]:
