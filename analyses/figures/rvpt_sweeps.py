@@ -105,13 +105,18 @@ def _verdicts(attack: str, sweep: _Sweep, points: Sequence[tuple[float, dict[str
         return [Verdict(f"{called(attack)}: few prompts are enough", rule, success[0] <= LITTLE, f"ASR {told}")]
     if sweep.letter in "bf":
         sign = -1 if sweep.letter == "b" else 1
-        both = [float(spearmanr(values, each).statistic) for each in (success, accuracy)]
+        both = [_rank(values, each) for each in (success, accuracy)]
         word = "fall" if sign < 0 else "rise"
         rule = f"the rank correlations of {sweep.name} with ASR and with clean accuracy are beyond {0.7 * sign:g}"
         evidence = f"ASR {both[0]:.2f}, clean accuracy {both[1]:.2f}"
         claim = f"{called(attack)}: ASR and clean accuracy {word} with {sweep.name}"
         return [Verdict(claim, rule, all(sign * each >= 0.7 for each in both), evidence)]
     return []
+
+
+def _rank(values: Sequence[float], shares: Sequence[float]) -> float:
+    """Rank correlation; none with shares that are all the same."""
+    return float(spearmanr(values, shares).statistic) if len(set(shares)) > 1 else 0.0
 
 
 def _trainings() -> tuple[Training, ...]:

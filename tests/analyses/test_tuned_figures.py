@@ -79,10 +79,14 @@ def test_items_share_trainings_and_decide(folder, name, claims):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    ["rvpt-f3", "rvpt-f4", "rvpt-t4", "rvpt-t8", "rvpt-t10", "cbpt-f5", "cbpt-f6", "cbpt-t1", "cbpt-t2", "cbpt-t3"],
-)
+@pytest.mark.parametrize("name", ["rvpt-f3", "rvpt-f4", "rvpt-t4", "rvpt-t8", "rvpt-t10"])
+def test_the_others_of_rvpt_are_drawn_and_decide(folder, name):
+    _, found = draw(name, folder)
+    assert found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cbpt-f5", "cbpt-f6", "cbpt-t1", "cbpt-t2", "cbpt-t3"])
 def test_the_others_of_cbpt_are_drawn_and_decide(folder, name):
     _, found = draw(name, folder)
     assert found
