@@ -70,7 +70,9 @@ def _one(item: Item, bench: Bench, folder: Path) -> Run:
     trained = {each.attack for each in ready if each in item.trainings}
     for attack in dict.fromkeys(each.attack for each in item.trainings):
         if attack not in left_out and attack not in trained:
-            left_out[attack] = f"no defense is trained yet (clip-decomp figures {item.name} --train)"
+            how = bench.setting.missing(attack)
+            untrained = f"no defense is trained yet (clip-decomp figures {item.name} --train)"
+            left_out[attack] = untrained if how is None else f"not built ({how})"
     attacks = tuple(attack for attack in item.attacks if attack not in left_out)
     if not attacks:
         return Run(item, folder, "left out", left_out)
