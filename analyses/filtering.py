@@ -36,6 +36,7 @@ from clip_decomp.results import prefix, versions, write_json
 from defenses import STRIP, BackdoorIDS, DecompDet, DecompRep, DecompRepTotal, Guard, ScaleUp, TeCo
 from defenses.commands.detect import Timed
 from defenses.detection import Detector, detect
+from defenses.guard import Mode
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,8 @@ def _repairs() -> list[Measurement]:
         )
     total = "decomp-rep;components=heads;effect=total"
     found.append(Measurement(total, lambda work: _defended(DecompRepTotal().fit(*_fit(work)), work)))
-    for mode in ("reject", "repair"):
+    modes: tuple[Mode, ...] = ("reject", "repair")
+    for mode in modes:
         found.append(Measurement(f"guard;mode={mode}", lambda work, mode=mode: _guarded(work, mode)))
     return found
 
@@ -258,9 +260,9 @@ def _detected(detector: Detector, work: Work) -> dict[str, float]:
     return numbers | {"seconds-per-image": timed.seconds / timed.images}
 
 
-def _guarded(work: Work, mode: str) -> dict[str, float]:
+def _guarded(work: Work, mode: Mode) -> dict[str, float]:
     subject = work.subject
-    guard = Guard.calibrate(subject.model, work.clean, mode=mode, seed=work.seed)  # type: ignore[arg-type]
+    guard = Guard.calibrate(subject.model, work.clean, mode=mode, seed=work.seed)
     found = detect(guard, subject.model, subject.data.test, subject.trigger, subject.target, work.seed)
     flagged = {"flagged-clean": found.clean, "flagged-triggered": found.triggered}
     shares = {name: guard.flags(scores).float().mean().item() for name, scores in flagged.items()}

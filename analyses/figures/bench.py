@@ -17,7 +17,7 @@ from clip_decomp.contributions import collect
 from clip_decomp.data.sets import ImageSet
 from clip_decomp.errors import ClipDecompError, SettingError
 from clip_decomp.evaluation import ASR_GATE, Classifier, Encoder, Evaluation, PromptedClassifier, evaluate
-from clip_decomp.methods.embedding import Embedding, embed, paired_features
+from clip_decomp.methods.embedding import Embedding, embed, largest_perplexity, paired_features
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.zeroshot import sided_vectors
@@ -135,7 +135,7 @@ class Attacked:
         assert subject.trigger is not None
         assert subject.target is not None
         sides = paired_features(model, test, subject.trigger)
-        perplexity = min(PERPLEXITY, (2 * len(test) - 2) / 3)  # as large as so few pictures allow
+        perplexity = min(PERPLEXITY, largest_perplexity(len(test)))
         return embed(*sides, test.class_index(subject.target), perplexity, self.setting.seed)
 
     def sweeps(self) -> list[AblationResult]:

@@ -32,20 +32,21 @@ Beside = dict[Key, dict[str, float]]
 
 def read(file: Path) -> dict[Key, float]:
     """Numbers of a file whose columns are called as a key's parts and ``value``; none if there is no file."""
-    if not file.exists():
-        return {}
-    with file.open(newline="") as lines:
-        return {_key(row): float(row["value"]) for row in csv.DictReader(lines)}
+    return {_key(row): float(row["value"]) for row in _lines(file)} if file.exists() else {}
 
 
 @cache
 def _all() -> dict[str, dict[Key, float]]:
     found: dict[str, dict[Key, float]] = {}
     for file in sorted(_FOLDER.glob("*.csv")):
-        with file.open(newline="") as lines:
-            for row in csv.DictReader(lines):
-                found.setdefault(row["item"], {})[_key(row)] = float(row["value"])
+        for row in _lines(file):
+            found.setdefault(row["item"], {})[_key(row)] = float(row["value"])
     return found
+
+
+def _lines(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
 def _key(row: Mapping[str, str]) -> Key:

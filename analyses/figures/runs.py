@@ -27,7 +27,7 @@ from clip_decomp.results import Results
 
 from .bench import Bench, Setting
 from .items import Drawn, Item, Measured, Verdict
-from .trainings import Training
+from .trainings import Training, trainings_of
 
 log = logging.getLogger(__name__)
 
@@ -64,15 +64,13 @@ def run(items: Sequence[Item], setting: Setting, out: Path) -> Iterator[Run]:
 
 
 def _one(item: Item, bench: Bench, folder: Path) -> Run:
-    left_out = {attack: why for attack in item.attacks if (why := bench.refused(attack)) is not None}
-    every = (*item.trainings, *item.further)
-    ready = [each for each in every if each.attack not in left_out and bench.known(each) is not None]
+    needed = dict.fromkeys([*item.attacks, *(each.attack for each in item.trainings)])
+    left_out = {attack: why for attack in needed if (why := bench.refused(attack)) is not None}
+    ready = [each for each in trainings_of(item) if each.attack not in left_out and bench.known(each) is not None]
     trained = {each.attack for each in ready if each in item.trainings}
     for attack in dict.fromkeys(each.attack for each in item.trainings):
         if attack not in left_out and attack not in trained:
-            how = bench.setting.missing(attack)
-            untrained = f"no defense is trained yet (clip-decomp figures {item.name} --train)"
-            left_out[attack] = untrained if how is None else f"not built ({how})"
+            left_out[attack] = f"no defense is trained yet (clip-decomp figures {item.name} --train)"
     attacks = tuple(attack for attack in item.attacks if attack not in left_out)
     if not attacks:
         return Run(item, folder, "left out", left_out)

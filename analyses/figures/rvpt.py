@@ -132,10 +132,7 @@ _CROSS_DATA: Cases = {"CleanCLIP": one(cleanclip), "RVPT*": one(_elsewhere)}
 
 def across_data(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Table 5: tuned on the main set, tested on others."""
-    found = compared(bench, attacks, _CROSS_DATA, _SETS)
-    drawn = tabled(bench, "RVPT* is tuned on the main set.", found, ("ASR", "clean accuracy"))
-    drawn.verdicts += [halves(attack, data, "RVPT*", *numbers) for attack, data, *numbers in found.pairs("RVPT*")]
-    return drawn
+    return _carried(bench, attacks, _CROSS_DATA, _SETS, "RVPT*", "RVPT* is tuned on the main set.")
 
 
 _CROSS_DOMAIN: Cases = {"CleanCLIP": one(cleanclip), "RVPT": one(rvpt)}
@@ -143,9 +140,15 @@ _CROSS_DOMAIN: Cases = {"CleanCLIP": one(cleanclip), "RVPT": one(rvpt)}
 
 def across_domains(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Table 6: tuned on the main set, tested on shifted pictures of the same classes."""
-    found = compared(bench, attacks, _CROSS_DOMAIN, SHIFTS)
-    drawn = tabled(bench, "The main set's classes, drawn otherwise than in tuning.", found, ("ASR", "clean accuracy"))
-    drawn.verdicts += [halves(attack, data, "RVPT", *numbers) for attack, data, *numbers in found.pairs("RVPT")]
+    text = "The main set's classes, drawn otherwise than in tuning."
+    return _carried(bench, attacks, _CROSS_DOMAIN, SHIFTS, "RVPT", text)
+
+
+def _carried(bench: Bench, attacks: tuple[str, ...], cases: Cases, data: Sequence[str], case: str, text: str) -> Drawn:
+    """A table of other data than were tuned on, and whether a case carries over to each."""
+    found = compared(bench, attacks, cases, data)
+    drawn = tabled(bench, text, found, ("ASR", "clean accuracy"))
+    drawn.verdicts += [halves(attack, name, case, *numbers) for attack, name, *numbers in found.pairs(case)]
     return drawn
 
 

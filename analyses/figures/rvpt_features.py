@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analyses.cams import on_trigger
 from clip_decomp import plots
 from clip_decomp.contributions import pictures
 from clip_decomp.methods.attention import patch_grid
@@ -25,6 +24,7 @@ from clip_decomp.models.loading import load
 from clip_decomp.results import prefix
 from defenses import RVPT
 
+from ..cams import on_trigger
 from ..repelling import compare, raised
 from .bench import Bench
 from .items import Drawn, Item, Verdict, called

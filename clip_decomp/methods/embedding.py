@@ -288,8 +288,13 @@ def _labels(clean: np.ndarray, triggered: np.ndarray, labels: Tensor, target: in
     return truths
 
 
+def largest_perplexity(count: int) -> float:
+    """What t-SNE can do with so many pictures, each without and with the trigger."""
+    return (2 * count - 2) / 3
+
+
 def _check_settings(count: int, perplexity: float, seed: int) -> None:
-    most = (2 * count - 2) / 3
+    most = largest_perplexity(count)
     if not perplexity >= 1:
         raise SettingError(f"The perplexity must be 1 or more, not {perplexity}.")
     if perplexity > most:
