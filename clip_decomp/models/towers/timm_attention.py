@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -77,11 +77,27 @@ class Latent(Projection):
         return self.pool.kv.weight[width:], None if bias is None else bias[width:]
 
 
+class _Turns(Protocol):
+    """timm's rotary embeddings of the patches."""
+
+    def get_embed(self) -> Tensor:
+        """Sines and cosines, a row a patch."""
+        ...
+
+
+class _Biases(Protocol):
+    """timm's relative positions."""
+
+    def get_bias(self) -> Tensor:
+        """A bias for every head and pair of places."""
+        ...
+
+
 @dataclass(frozen=True)
 class PatchRotary(Rotary):
     """Rotary positions of the patches; what is before and after them has none."""
 
-    rope: nn.Module
+    rope: _Turns
     prefix: int
     half: bool
 
@@ -89,7 +105,7 @@ class PatchRotary(Rotary):
         """Of the tokens that are there: a part of them may not have been asked for."""
         if x.shape[1] <= self.prefix:
             return x
-        turns = cast(Tensor, self.rope.get_embed())  # type: ignore[operator]
+        turns = self.rope.get_embed()
         patches = x[:, self.prefix : self.prefix + len(turns)]
         turned = apply_rot_embed_cat(patches, turns[: patches.shape[1], None], half=self.half).to(x.dtype)
         return torch.cat([x[:, : self.prefix], turned, x[:, self.prefix + len(turns) :]], dim=1)
@@ -99,11 +115,11 @@ class PatchRotary(Rotary):
 class RelativeBias(ScoreBias):
     """A bias for every pair of places."""
 
-    positions: nn.Module
+    positions: _Biases
 
     def __call__(self, rows: int, tokens: int) -> Tensor:
         """Prompts, which come last, get none."""
-        bias = cast(Tensor, self.positions.get_bias())  # type: ignore[operator]
+        bias = self.positions.get_bias()
         known = bias.shape[-1]
         bias = F.pad(bias, (0, max(0, tokens - known), 0, max(0, rows - known)))
         return bias[:, :, :rows]
@@ -122,7 +138,7 @@ def attention_parts(
     if getattr(attention, "gate", None) is not None or getattr(attention, "num_kv_groups", 1) > 1:
         raise ModelError(f"{type(attention).__name__} with gates or shared keys is not supported yet.")
     positions = getattr(attention, "rel_pos", None) or shared_bias
-    turned = rope if isinstance(attention, EvaAttention | AttentionRope) else None
+    turned = cast(_Turns, rope) if rope and isinstance(attention, EvaAttention | AttentionRope) else None
     return AttentionParts(
         cast(int, attention.num_heads),
         cast(int, attention.head_dim),
@@ -131,7 +147,7 @@ def attention_parts(
         _or_none(attention.q_norm),
         _or_none(attention.k_norm),
         None if turned is None else PatchRotary(turned, cast(int, attention.num_prefix_tokens), _half(attention)),
-        None if positions is None else RelativeBias(positions),
+        None if positions is None else RelativeBias(cast(_Biases, positions)),
         optional_norm(cast(nn.Module, getattr(attention, "norm", nn.Identity())), "The norm inside attention"),
     )
 
