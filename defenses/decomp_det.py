@@ -3,8 +3,8 @@ r"""Decomp-Det: an input is suspicious when heads are unlike what they are on cl
 ``score="count"`` is the paper's: the number of heads of the last layer that are selected by :math:`S \le \epsilon`; an
 input is flagged when it exceeds zeta, 5 of 12 heads. It has few values, and with few classes it mostly notices "looks
 like the target class": the target's clean images are unlike the mean prototype, too. ``score="distance"`` is
-continuous and needs no epsilon: how unusual the deviations of all heads and MLPs from clean activity are, taken
-together under their clean covariance (:mod:`defenses.deviation`).
+continuous and needs no epsilon: how unusual the deviations from clean activity are under their clean covariance, of all
+heads, all MLPs or both together, whichever is most (:mod:`defenses.deviation`).
 
 Example:
     >>> import clip_decomp
@@ -99,7 +99,7 @@ class DecompDet:
     @torch.no_grad()
     def score(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, " batch"]:
         """Suspicion of normalized images, higher is more suspicious: heads for ``count``, for ``distance`` the
-        deviation of all parts together in clean standard deviations.
+        largest deviation of the parts together in clean standard deviations.
         """
         if self.kind == "count":
             return self.suspicious_heads(images).sum((1, 2)).float()

@@ -5,7 +5,7 @@ global triggers replaces the last five MLPs of every image. Only the sum is edit
 image whose heads are all typical keeps its representation.
 
 The paper chooses between heads and MLPs by knowing the attack. ``components="auto"`` chooses for every input from its
-own evidence: an image whose heads and MLPs together deviate no more than 95 % of the clean images' keeps its
+own evidence: an image whose heads and MLPs deviate no more than 95 % of the clean images' do keeps its
 representation, of any other the heads are repaired or the MLPs, whichever deviate more (:mod:`defenses.deviation`). It
 needs no pass of its own: a quadratic form an image for every head and MLP.
 

@@ -5,6 +5,10 @@ deviations of an image has a clean mean and covariance, too, and how unusual *it
 Deviations of heads are correlated, on clean images as on triggered ones: the covariance is what keeps a picture that is
 a little unusual everywhere apart from one that a few heads see in a way that they never see clean ones.
 
+The vector is taken of all heads, of all MLPs, and of both, and the score is the largest of the three: a global trigger
+may leave every head as it is, and then heads, which are many, hide in the common vector what MLPs show (Blended
+photographs: AUROC 0.56 of the common vector, 0.92 of the largest, on held-out pictures).
+
 Example:
     >>> import clip_decomp
     >>> from clip_decomp.data import open_data
@@ -42,7 +46,8 @@ class Deviations:
     Attributes:
         heads, mlps: of every head and MLP.
         of_heads, of_mlps: of all heads together, of all MLPs together.
-        score: of all parts that are asked for together; higher is more suspicious.
+        score: of the parts that are asked for; of both, the largest of theirs and of that of all parts together.
+            Higher is more suspicious.
     """
 
     heads: Float[Tensor, "batch layer head"]
@@ -86,7 +91,7 @@ class Deviation:
         mlps = self.mlps.deviation(observed.mlps[:, :, None])[..., 0]
         wholes = (self.of_heads, self.of_mlps, self.of_both)
         found = [each.deviation(v)[:, 0, 0] for each, v in zip(wholes, _vectors(heads, mlps), strict=True)]
-        return Deviations(heads, mlps, found[0], found[1], found[("heads", "mlps", "both").index(self.parts)])
+        return Deviations(heads, mlps, found[0], found[1], self._score(found))
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file needs to hold, for :meth:`restore`."""
@@ -109,8 +114,13 @@ class Deviation:
     @property
     def left_out(self) -> Float[Tensor, " image"]:
         """Scores of the clean images themselves, as if each had been left out."""
-        whole = {"heads": self.of_heads, "mlps": self.of_mlps, "both": self.of_both}[self.parts]
-        return whole.left_out[:, 0, 0]
+        return self._score([each.left_out[:, 0, 0] for each in (self.of_heads, self.of_mlps, self.of_both)])
+
+    def _score(self, wholes: list[Float[Tensor, " image"]]) -> Float[Tensor, " image"]:
+        """The score from the deviations of all heads, of all MLPs and of both together."""
+        if self.parts == "both":
+            return torch.maximum(torch.maximum(wholes[0], wholes[1]), wholes[2])
+        return wholes[0] if self.parts == "heads" else wholes[1]
 
 
 def taken(seen: Observation, rows: Tensor) -> Observation:

@@ -18,6 +18,8 @@ from clip_decomp.results import write_json
 from .deviation import Deviation
 
 _WEIGHTS, _CARD = "guard.safetensors", "guard.json"
+#: Of the score that thresholds were set for: 1 was the deviation of all parts together.
+_SCORE = 2
 
 
 def write(
@@ -27,7 +29,7 @@ def write(
     tensors = {"reference": reference.cpu().contiguous(), **deviation.tensors()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / _WEIGHTS)
-    card = {"settings": settings, "parts": deviation.parts, "calibration": len(reference)}
+    card = {"settings": settings, "parts": deviation.parts, "score": _SCORE, "calibration": len(reference)}
     write_json(folder / _CARD, {**card, "base": model.name, "base_sha256": fingerprint(model)})
 
 
@@ -44,6 +46,8 @@ def read(folder: Path, model: HookedCLIP) -> tuple[Deviation, Float[Tensor, " im
         deviation, reference = Deviation.restore(tensors, card["parts"]), tensors["reference"]
     except Exception as error:  # whatever a damaged file raises
         raise ModelError(f"{folder} holds no guard ({type(error).__name__}: {error}).") from error
+    if card.get("score") != _SCORE:
+        raise ModelError(f"{folder} was calibrated for another score than this version's: calibrate it again.")
     if base != fingerprint(model):
         raise ModelError(f"This guard was calibrated on another image tower ({card['base']}) than {model.name}'s.")
     shape = (model.visual.n_layers, model.visual.n_heads)

@@ -186,6 +186,9 @@ def test_other_models_and_damaged_files_are_refused(guard, model, tmp_path):
     card = json.loads((tmp_path / "guard.json").read_text())
     (tmp_path / "guard.json").write_text(json.dumps({**card, "settings": {"mode": "flag"}}))
     assert Guard.load(tmp_path, model).false_positive_rate == 0.05
+    (tmp_path / "guard.json").write_text(json.dumps({key: value for key, value in card.items() if key != "score"}))
+    with pytest.raises(ModelError, match="calibrate it again"):
+        Guard.load(tmp_path, model)
     (tmp_path / "guard.json").write_text("{")
     with pytest.raises(ModelError, match="holds no guard"):
         Guard.load(tmp_path, model)
