@@ -3,7 +3,8 @@
 Numbers of a fit are a file of their own, and what was tuned a folder beside it, written as soon as they are there: an
 interrupted fit goes on where it stopped, if it knows how, and what is there is never fitted again.
 
-Limits: memory is this process's largest resident size during the fit beyond what it held before, so an interrupted and
+Limits: memory is this process's largest resident size, or on a GPU what it allocated there, during the fit beyond what
+it held before, so an interrupted and
 resumed fit tells that of its last part.
 """
 
@@ -18,9 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from psutil import Process
-
-from clip_decomp.cli.bench.timing import forget_peak, peak_memory
+from clip_decomp.cli.bench.timing import device_name, forget_peak, held_memory, peak_memory
 from clip_decomp.cli.run import Subject, open_subject
 from clip_decomp.data import open_data
 from clip_decomp.data.sets import ImageSet
@@ -222,10 +221,10 @@ def _measured(fit: Fit, data: str | None, device: str, unfinished: Path, kept: P
         raise DataError(f"{fit.model} is another model by now.")
     defense = fit.made(unfinished)
     before = _undefended(fit.model, fit.tests, fit.template, data, fit.images, device)
-    held = Process().memory_info().rss
-    forget_peak()
+    held = held_memory(device)
+    forget_peak(device)
     pictures, seconds = _tune(defense, fit, subject)
-    memory = max(0.0, peak_memory() - held)
+    memory = max(0.0, peak_memory(device) - held)
     after = _numbers(defense, subject, fit.tests, fit.template, fit.images)
     _keep(defense, kept)
     return {
@@ -236,6 +235,7 @@ def _measured(fit: Fit, data: str | None, device: str, unfinished: Path, kept: P
         "after": after,
         "seconds": seconds,
         "memory": memory,
+        "device": device_name(device),
         "parameters": defense.parameters,
         "pictures": pictures,
         "history": getattr(defense, "history_", [])[-1:],

@@ -1,7 +1,7 @@
 """What RVPT costs (Zhang et al. 2025, table 7), and what it is no defense against (table 10).
 
-Limits: seconds are those of one process on the machine that tuned, whatever else it did; memory is what a fit took
-beyond what its process held before.
+Limits: seconds are those of one process on the machine that tuned, whatever else it did, and are compared where one
+kind of device tuned both; memory is what a fit took beyond what its process held before.
 """
 
 from __future__ import annotations
@@ -30,25 +30,27 @@ def costs(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Table 7: time, memory, tuned parameters and samples."""
     drawn, rows = Drawn("One run each."), []
     for attack in attacks:
-        taken: dict[str, float] = {}
+        taken, devices = {}, set()
         for name, make in _CASES.items():
             found = bench.known(make(attack))
             if found is None:
                 continue
             taken[name] = found["seconds"]
+            devices.add(found.get("device", "cpu"))
             row = {"time (s)": found["seconds"], "memory (MB)": found["memory"] / 1e6}
             row |= {
                 "tunable parameters (M)": found["parameters"] / 1e6,
                 "training samples (K)": found["pictures"] / 1e3,
             }
-            rows.append({"attack": called(attack), "defense": name, **row})
+            place = {"device": found.get("device", "cpu")}
+            rows.append({"attack": called(attack), "defense": name, **row, **place})
             start = prefix(bench.setting.sets["ImageNet"], attack, found["fit"]["defense"])
             drawn.metrics |= {f"{start}/{key.replace(' ', '-')}": value for key, value in row.items()}
             data = "ImageNet" if name == "RVPT" else ""
             drawn.measured += (
                 [Measured("", name, data, key, value) for key, value in row.items()] if attack == "badnet" else []
             )
-        if len(taken) == len(_CASES):
+        if len(taken) == len(_CASES) and len(devices) == 1:
             evidence = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in taken.items())
             claim, rule = f"{called(attack)}: RVPT is the cheaper defense", "RVPT takes less time than CleanCLIP"
             drawn.verdicts.append(Verdict(claim, rule, taken["RVPT"] < taken["CleanCLIP"], evidence))

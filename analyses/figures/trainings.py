@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from clip_decomp.cli.bench.timing import device_name
 from clip_decomp.errors import AttackFailed
 from clip_decomp.zoo import shelf
 from clip_decomp.zoo.building import build
@@ -135,7 +136,7 @@ def train(items: Sequence[Item], bench: Bench, locks: Path) -> Iterator[str]:
     for model in dict.fromkeys(model for item in items for model in models_of(item)):
         name = bench.setting.model(model)
         if bench.setting.missing(model) is not None and name in shelf.buildable():
-            yield from _locked(locks, name.replace("/", "-"), name, partial(_built, name))
+            yield from _locked(locks, name.replace("/", "-"), name, partial(_built, name, bench.setting.device))
     for training in dict.fromkeys(each for item in items for each in trainings_of(item)):
         if bench.possible(training) and bench.known(training) is None:
             fit = bench.fit(training)
@@ -143,9 +144,9 @@ def train(items: Sequence[Item], bench: Bench, locks: Path) -> Iterator[str]:
             yield from _locked(locks, fit.name, training.label, partial(bench.train, training))
 
 
-def _built(name: str) -> None:
+def _built(name: str, device: str) -> None:
     if not shelf.available(name):
-        build(name, shelf.cache(name))
+        build(name, shelf.cache(name), device=device)
 
 
 def _locked(locks: Path, name: str, label: str, work: Callable[[], object]) -> Iterator[str]:
@@ -170,13 +171,15 @@ def _build_minutes(name: str) -> float:
 
 
 def _minutes(training: Training, bench: Bench) -> float:
-    """From finished trainings of the same defense on models of the same family; else from what was measured before."""
+    """From trainings of the same defense that this device finished on models of the same family; else from what was
+    measured before."""
     fit = bench.fit(training)
     assert fit is not None
     units = [
         found["seconds"] / passes(fits.Fit(**found["fit"]))
         for found in fits.finished(bench.folder)
-        if (found["fit"]["defense"], _family(found["fit"]["model"])) == (fit.defense, _family(fit.model))
+        if found.get("device", "cpu") == device_name(bench.setting.device)
+        and (found["fit"]["defense"], _family(found["fit"]["model"])) == (fit.defense, _family(fit.model))
     ]
     return passes(fit) * (median(units) if units else _UNIT[fit.defense]) / 60
 

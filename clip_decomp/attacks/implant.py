@@ -124,6 +124,7 @@ def implant(
     data: str,
     folder: Path | None = None,
     progress: bool = True,
+    workers: int = 0,
 ) -> HookedCLIP:
     """A backdoored copy of ``model``, fine-tuned with the CLIP loss on a poisoned stream.
 
@@ -134,6 +135,7 @@ def implant(
         names: what the first column of the stream's facts counts through.
         data: the stream's description, for the card.
         folder: where checkpoints go; an interrupted run is resumed from there.
+        workers: processes that draw batches ahead.
 
     Raises:
         DataError: the target is not among ``names``.
@@ -154,7 +156,10 @@ def implant(
     made = {"trigger": trigger.settings(), **origin}
     poison = {key: getattr(settings, key) for key in ("rate", "count", "captions", "stage")}
     clip = copy.deepcopy(model.clip)
-    log = train(clip, model.tokenizer, model.normalize, poisoned, run, folder, progress=progress, run=made | poison)
+    identity = made | poison
+    log = train(
+        clip, model.tokenizer, model.normalize, poisoned, run, folder, progress=progress, run=identity, workers=workers
+    )
     card = {
         "attack": {
             **made,

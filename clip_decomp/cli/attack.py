@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..results import Results, prefix, scale_of
-from .run import Clock, Data, Device, Images, Json, Model, Out, Seed, Subject, Target, finish, open_subject
+from .run import Clock, Data, Device, Images, Json, Model, Out, Seed, Subject, Target, Workers, finish, open_subject
 
 if TYPE_CHECKING:
     from ..attacks.diagnosis import Diagnosis
@@ -66,6 +66,7 @@ def attack(
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
+    workers: Workers = 0,
     as_json: Json = False,
 ) -> None:
     """Implant a backdoor by poisoned fine-tuning, and measure whether it took. Interrupted runs resume."""
@@ -92,7 +93,7 @@ def attack(
     )
     spec = data or subject.model.card["data"]
     folder = out or Path("runs") / f"{scale_of(subject.data.test.name)}-{name}"
-    _implant(subject, pairs or spec, settings, folder, export, diagnose, clock, as_json)
+    _implant(subject, pairs or spec, settings, folder, export, diagnose, workers, clock, as_json)
 
 
 def _implant(
@@ -102,6 +103,7 @@ def _implant(
     folder: Path,
     export: int,
     diagnose: bool,
+    workers: int,
     clock: Clock,
     as_json: bool,
 ) -> None:
@@ -120,7 +122,7 @@ def _implant(
     assert trigger is not None
     assert goal is not None
     stream, names = pair_stream(spec, clean.visual.image_size, settings.seed + 11, smallest_crop=0.7, target=goal)
-    backdoored = implant(clean, stream, names, trigger, goal, settings, test.name, folder / "training")
+    backdoored = implant(clean, stream, names, trigger, goal, settings, test.name, folder / "training", workers=workers)
     if not launched(clean.device).main:
         return
     assert backdoored.trigger is not None
@@ -129,7 +131,7 @@ def _implant(
     if export:
         export_poisoned(poisoned, folder / "poisoned", export)
     save_folder(backdoored, folder, backdoored.card)
-    stored = load_folder(folder)
+    stored = load_folder(folder).to(clean.device)
     before, found = evaluate(clean, test), evaluate(stored, test, stored.trigger, goal)
     metrics = found.metrics(prefix(test.name, subject.attack, "none"))
     metrics[f"{prefix(test.name, 'clean', 'none')}/ca"] = before.clean_accuracy.value

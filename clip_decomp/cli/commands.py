@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..results import Results, prefix, scale_of
-from .run import Attack, Clock, Data, Device, Images, Json, Model, Out, Seed, Target, finish, open_subject
+from .run import Attack, Clock, Data, Device, Images, Json, Model, Out, Seed, Target, Workers, finish, open_subject
 
 
 def register(app: typer.Typer) -> None:
@@ -127,6 +127,7 @@ def train(
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
+    workers: Workers = 0,
     as_json: Json = False,
 ) -> None:
     """Train a tiny CLIP from scratch on the embedded world or on labelled photographs. Interrupted runs resume."""
@@ -136,7 +137,7 @@ def train(
     clock = Clock()
     spec = data or what or "world"
     folder = out or Path("runs") / f"{scale_of(Path(spec).name)}-clean"
-    found = train_model(spec, folder, seed, steps, check_device(device), pairs, patch_dropout)
+    found = train_model(spec, folder, seed, steps, check_device(device), pairs, patch_dropout, workers)
     if found is None:
         return
     model, metrics, counts = found

@@ -28,6 +28,7 @@ Images = Annotated[int | None, typer.Option(help="At most this many test images.
 Out = Annotated[Path | None, typer.Option(help="Folder for results.json and figures.")]
 Seed = Annotated[int, typer.Option(help="Seed of data, triggers and fine-tuning.")]
 Device = Annotated[str, typer.Option(help="Torch device.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that draw batches ahead, for a fast device.")]
 Json = Annotated[bool, typer.Option("--json", help="Print results.json instead of a table.")]
 Force = Annotated[bool, typer.Option("--force", help="Evaluate the defense even if the attack did not take.")]
 

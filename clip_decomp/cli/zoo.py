@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..results import Results
-from .run import Clock, Images, Json, Out, finish
+from .run import Clock, Device, Images, Json, Out, Workers, check_device, finish
 
 app = typer.Typer(help="Verified models: those that ship, and those built by recipe.", no_args_is_help=True)
 
@@ -34,12 +34,12 @@ def list_models(as_json: Json = False) -> None:
 
 
 @app.command()
-def build(name: Name, out: Out = None) -> None:
+def build(name: Name, out: Out = None, device: Device = "cpu", workers: Workers = 0) -> None:
     """Make a model by its recipe; without --out it is cached, so that its name loads. An interrupted run resumes."""
     from .. import zoo
 
     clock, folder = Clock(), out or zoo.cache(name)
-    model = zoo.build(name, folder)
+    model = zoo.build(name, folder, device=check_device(device), workers=workers)
     expected = model.card["expected"]
     results = Results("zoo build", "world", 0, {"name": name}, {}, expected, clock())
     rows = [("model", str(folder)), *((key, f"{value:.1%}") for key, value in expected.items())]

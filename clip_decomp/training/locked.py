@@ -36,6 +36,7 @@ def train_image_tower(
     monitor: Callable[[HookedCLIP], dict[str, float]] | None = None,
     progress: bool = True,
     device: str = "cpu",
+    workers: int = 0,
 ) -> HookedCLIP:
     """A CLIP with a new image tower and the text tower of ``teacher``; a run found in ``folder`` is resumed.
 
@@ -44,6 +45,7 @@ def train_image_tower(
         architecture: of the image tower; sizes of the joint space and of the text tower are the teacher's.
         data: the stream's name, for the card.
         monitor: measured and logged at every checkpoint.
+        workers: processes that draw batches ahead.
 
     Raises:
         ModelError: the teacher's card does not say how its text tower is built.
@@ -70,7 +72,7 @@ def train_image_tower(
     for parameter in texts.values():
         parameter.requires_grad_(False)
     run = {"architecture": architecture.to_dict(), "texts_of": teacher.name}
-    train(clip, tokenizer, model.normalize, stream, settings, folder, watch, progress, run)
+    train(clip, tokenizer, model.normalize, stream, settings, folder, watch, progress, run, workers=workers)
     clip.requires_grad_(True).eval()
     return model
 

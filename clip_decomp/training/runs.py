@@ -34,6 +34,7 @@ def train_model(
     device: str = "cpu",
     pairs: str | None = None,
     patch_dropout: float | None = None,
+    workers: int = 0,
 ) -> tuple[HookedCLIP, dict[str, float], dict[str, Any]] | None:
     """Train on a data set's description and save the model to ``folder``; returns model, metrics and counts.
 
@@ -42,6 +43,7 @@ def train_model(
     Args:
         steps: fewer or more than the recipe's.
         patch_dropout: another share of patches to leave out than the recipe's; more makes steps cheaper.
+        workers: processes that draw batches ahead.
         pairs: captioned files to train on; the model is measured on ``spec`` all the same.
 
     Raises:
@@ -74,12 +76,20 @@ def train_model(
         return {"held_out": evaluate(model, watched.held_out).clean_accuracy.value}
 
     model = train_from_scratch(
-        stream, architecture, settings, name, folder=folder / "training", monitor=watch, device=device, **options
+        stream,
+        architecture,
+        settings,
+        name,
+        folder=folder / "training",
+        monitor=watch,
+        device=device,
+        workers=workers,
+        **options,
     )
     if not launched(torch.device(device)).main:
         return None
     save_folder(model, folder, {**model.card, "name": f"{name}/clean"})
-    stored = load_folder(folder)
+    stored = load_folder(folder).to(device)
     found = evaluate(stored, data.test)
     counts = {"test": len(data.test), "held_out": len(data.held_out), "skipped": len(data.test.skipped)}
     return stored, found.metrics(f"{data.test.name}/clean/none"), counts

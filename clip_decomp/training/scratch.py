@@ -28,6 +28,7 @@ def train_from_scratch(
     monitor: Callable[[HookedCLIP], dict[str, float]] | None = None,
     progress: bool = True,
     device: str = "cpu",
+    workers: int = 0,
 ) -> HookedCLIP:
     """A CLIP trained on ``stream``; a run found in ``folder`` is resumed.
 
@@ -36,6 +37,7 @@ def train_from_scratch(
         data: the stream's name, for the card.
         mean, std: pixel normalization.
         monitor: measured and logged at every checkpoint.
+        workers: processes that draw batches ahead.
     """
     tokenizer = BPETokenizer.train(stream.corpus(), architecture.vocab_size, architecture.context_length)
     architecture = replace(architecture, vocab_size=tokenizer.vocab_size)
@@ -52,6 +54,6 @@ def train_from_scratch(
     def watch(_: CLIP, step: int) -> dict[str, float]:
         return monitor(model) if monitor is not None else {}
 
-    train(clip, tokenizer, model.normalize, stream, settings, folder, watch, progress)
+    train(clip, tokenizer, model.normalize, stream, settings, folder, watch, progress, workers=workers)
     clip.eval()
     return model

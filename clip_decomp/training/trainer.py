@@ -17,7 +17,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from ..data.pairs import PairStream
 from ..errors import SettingError, TrainingFailed
+from .ahead import DrawnAhead
 from .checkpoint import load_checkpoint, save_checkpoint
 from .optimizers import make_optimizers
 from .parallel import Processes, launched
@@ -53,6 +54,7 @@ def train(
     progress: bool = True,
     run: Mapping[str, Any] | None = None,
     step_type: type[ContrastiveStep] = ContrastiveStep,
+    workers: int = 0,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place and return its log, one entry every 50 steps and at every checkpoint.
 
@@ -63,6 +65,7 @@ def train(
         monitor: extra measurements at every checkpoint, as ``monitor(model, step)``; the main process takes them.
         run: what makes this run another than one with the same settings, as JSON.
         step_type: draws the batches and says what their loss is.
+        workers: processes that draw batches ahead, for devices that would wait for pictures; 0 draws them here.
 
     Returns:
         ``step``, ``loss``, ``samples_per_second`` since the run was started or resumed, and ``seconds`` that training
@@ -84,11 +87,14 @@ def train(
         start, history = load_checkpoint(folder, model, optimizers, identity)
         log.info("resuming %s at step %d", folder, start)
     _start_together(model, processes, start, folder)
+    steps, own = range(start, settings.steps), processes.part(settings.batch_size)
+    ahead = DrawnAhead(stream, steps, settings.batch_size, workers, own) if workers else None
+    loss_at = loss_at if ahead is None else replace(loss_at, stream=ahead)
     was_training = model.training
     model.train()
     spent, started = history[-1]["seconds"] if history else 0.0, time.perf_counter()
     shown = progress and processes.main
-    bar = tqdm(range(start, settings.steps), initial=start, total=settings.steps, disable=not shown, desc="train")
+    bar = tqdm(steps, initial=start, total=settings.steps, disable=not shown, desc="train")
     try:
         for step in bar:
             loss = _descend(loss_at, optimizers, step)
@@ -109,6 +115,8 @@ def train(
                 (folder / "train.json").write_text(json.dumps({"settings": asdict(settings), "log": history}, indent=1))
     finally:
         bar.close()
+        if ahead is not None:
+            ahead.close()
         model.train(was_training)
     processes.wait()  # the checkpoint is there when any of them goes on
     return history

@@ -24,10 +24,14 @@ from .shelf import available, cache
 from .verification import TOLERANCE, card_numbers, evaluations, pictures
 
 
-def build(name: str, out: Path, progress: bool = True) -> HookedCLIP:
+def build(name: str, out: Path, progress: bool = True, device: str = "cpu", workers: int = 0) -> HookedCLIP:
     """Make a model by its recipe, checkpointing in ``out``; the result is written there, too.
 
     A clean model that the recipe starts from and that is not there yet is built first, into the cache.
+
+    Args:
+        device: that trains; numbers are measured there, too.
+        workers: processes that draw batches ahead.
 
     Raises:
         ModelError: there is no recipe of that name.
@@ -37,26 +41,26 @@ def build(name: str, out: Path, progress: bool = True) -> HookedCLIP:
         raise ModelError(f"There is no recipe for {name!r}; did you mean one of {nearest(name, list(RECIPES))}?")
     recipe, run = RECIPES[name], out / "training"
     if isinstance(recipe, TrainRecipe):
-        model, data = _trained(recipe, run, progress), "world"
+        model, data = _trained(recipe, run, progress, device, workers), "world"
     else:
         if not available(recipe.base):
-            build(recipe.base, cache(recipe.base), progress)
+            build(recipe.base, cache(recipe.base), progress, device, workers)
         if isinstance(recipe, ControlRecipe):
-            model, data = _fine_tuned(recipe, run, progress), "world"
+            model, data = _fine_tuned(recipe, run, progress, device, workers), "world"
         else:
-            model, data = _attacked(recipe, run, progress), recipe.data
+            model, data = _attacked(recipe, run, progress, device, workers), recipe.data
     # Numbers are those of the stored half-precision weights; what did not take never lies where it could be loaded.
     save_folder(model, run / "stored", {**model.card, "name": name, "data": data, "recipe": asdict(recipe)})
-    stored = load_folder(run / "stored", name)
+    stored = load_folder(run / "stored", name).to(device)
     measured = pictures(data if isinstance(recipe, AttackRecipe) else None)
     found = evaluations(stored, measured)
     require_attack(found[data])
     expected = {key: round(value, 4) for key, value in card_numbers(found, stored).items()}
     save_folder(stored, out, {**stored.card, "expected": expected, "tolerance": TOLERANCE, "pictures": measured})
-    return load_folder(out, name)
+    return load_folder(out, name).to(device)
 
 
-def _trained(recipe: TrainRecipe, run: Path, progress: bool) -> HookedCLIP:
+def _trained(recipe: TrainRecipe, run: Path, progress: bool, device: str, workers: int) -> HookedCLIP:
     watched = [world_set(each, test=520, held_out=26).test for each in ("world", "world:hard")]
 
     def watch(model: HookedCLIP) -> dict[str, float]:
@@ -65,7 +69,7 @@ def _trained(recipe: TrainRecipe, run: Path, progress: bool) -> HookedCLIP:
     if recipe.texts_of is not None:
         teacher = load(recipe.texts_of)
         return train_image_tower(
-            teacher, recipe.stream, recipe.architecture, recipe.settings, "world", run, watch, progress
+            teacher, recipe.stream, recipe.architecture, recipe.settings, "world", run, watch, progress, device, workers
         )
     return train_from_scratch(
         recipe.stream,
@@ -77,18 +81,30 @@ def _trained(recipe: TrainRecipe, run: Path, progress: bool) -> HookedCLIP:
         run,
         watch,
         progress,
+        device,
+        workers,
     )
 
 
-def _fine_tuned(recipe: ControlRecipe, run: Path, progress: bool) -> HookedCLIP:
-    base = load(recipe.base)
+def _fine_tuned(recipe: ControlRecipe, run: Path, progress: bool, device: str, workers: int) -> HookedCLIP:
+    base = load(recipe.base, device=device)
     clip = copy.deepcopy(base.clip)
     made = {"base": base.name}
-    train(clip, base.tokenizer, base.normalize, recipe.stream, recipe.settings, run, progress=progress, run=made)
+    train(
+        clip,
+        base.tokenizer,
+        base.normalize,
+        recipe.stream,
+        recipe.settings,
+        run,
+        progress=progress,
+        run=made,
+        workers=workers,
+    )
     return base.derived(clip, base.name, {})
 
 
-def _attacked(recipe: AttackRecipe, run: Path, progress: bool) -> HookedCLIP:
-    base, trigger = load(recipe.base), make_trigger(recipe.attack, **recipe.trigger)
+def _attacked(recipe: AttackRecipe, run: Path, progress: bool, device: str, workers: int) -> HookedCLIP:
+    base, trigger = load(recipe.base, device=device), make_trigger(recipe.attack, **recipe.trigger)
     stream, target = WorldPairs(seed=ATTACK_STREAM_SEED), SETS[recipe.data].target
-    return implant(base, stream, CLASSES, trigger, target, recipe.settings, recipe.data, run, progress)
+    return implant(base, stream, CLASSES, trigger, target, recipe.settings, recipe.data, run, progress, workers)

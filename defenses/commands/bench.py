@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clip_decomp.cli.bench.timing import alone, peak_memory, side_by_side
-from clip_decomp.cli.run import Clock, Json, Out, Seed, finish
+from clip_decomp.cli.bench.timing import alone, forget_peak, held_memory, peak_memory, side_by_side
+from clip_decomp.cli.run import Clock, Device, Json, Out, Seed, check_device, finish
 from clip_decomp.results import Results
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def rvpt(
     rounds: Annotated[int, typer.Option(min=1, help="Repetitions; the median counts.")] = 5,
     out: Out = None,
     seed: Seed = 0,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """A training step of RVPT against two full passes, ViT-B/32 sizes, random weights, fp32."""
@@ -38,13 +40,13 @@ def rvpt(
     from ..published import published_rvpt_loss
     from ..rvpt import RVPT
 
-    clock, source = Clock(), torch.Generator().manual_seed(seed)
+    where, clock, source = check_device(device), Clock(), torch.Generator().manual_seed(seed)
     sizes = Architecture(embed_dim=512, image_size=224, patch_size=32, layers=12, width=768, heads=12)
     clip = build(sizes, seed).eval().requires_grad_(False)
-    model = HookedCLIP(clip, lambda texts: torch.zeros(len(texts), 8, dtype=torch.long), (0,) * 3, (1,) * 3)
-    images = torch.randn(batch_size, 3, 224, 224, generator=source)
-    labels = torch.randint(classes, (batch_size,), generator=source)
-    vectors = functional.normalize(torch.randn(classes, 512, generator=source), dim=-1)
+    model = HookedCLIP(clip, lambda texts: torch.zeros(len(texts), 8, dtype=torch.long), (0,) * 3, (1,) * 3).to(where)
+    images = torch.randn(batch_size, 3, 224, 224, generator=source).to(where)
+    labels = torch.randint(classes, (batch_size,), generator=source).to(where)
+    vectors = functional.normalize(torch.randn(classes, 512, generator=source), dim=-1).to(where)
     defense = RVPT(length=length, depth=depth, bf16=False, progress=False)
     prompts = defense.prepare(model)
     prefix = Prefix.of(model.visual, images, prompts.blocks[0])
@@ -55,15 +57,17 @@ def rvpt(
         if name == "published":
             loss = published_rvpt_loss(model, prompts, images, labels, vectors, defense.alpha)
         else:
-            loss = defense.losses(prefix.residual, prefix.targets, labels, vectors).total(defense.alpha)
+            kept = prefix.residual.to(where), prefix.targets.to(where)
+            loss = defense.losses(*kept, labels, vectors).total(defense.alpha)
         loss.backward()
         losses[name] = loss.item()
 
-    start = peak_memory()
+    start = peak_memory(where) if where == "cpu" else held_memory(where)
+    forget_peak(where)
     step("ours")
-    middle = peak_memory()  # the peak only rises, so the work that needs less goes first
+    middle = peak_memory(where)  # the peak only rises, so the work that needs less goes first
     step("published")
-    extra = [max(0.0, (each - start) / 1e6) for each in (middle, peak_memory())]
+    extra = [max(0.0, (each - start) / 1e6) for each in (middle, peak_memory(where))]
     plain, ours, once = side_by_side(
         [
             lambda: step("published"),
@@ -83,7 +87,7 @@ def rvpt(
         ("losses", f"{losses['published']:.5f} and {losses['ours']:.5f}, {gap:.1e} apart"),
     ]
     settings = {"batch_size": batch_size, "length": length, "blocks": prompts.blocks, "classes": classes}
-    settings |= {"rounds": rounds, "threads": torch.get_num_threads()}
+    settings |= {"rounds": rounds, "threads": torch.get_num_threads(), "device": where}
     named = {f"synthetic/clean/none/{key}": value for key, value in metrics.items()}
     finish(
         Results("bench rvpt", "synthetic", seed, settings, {"images": batch_size}, named, clock()), out, as_json, rows
@@ -96,12 +100,13 @@ def cbpt(
     steps: Annotated[int, typer.Option(min=1, help="Of the inner loop.")] = 10,
     out: Out = None,
     seed: Seed = 0,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """What a step of CBPT costs, ViT-B/32 sizes, random weights: the classes' texts and the inner loop, apart."""
     import torch
 
-    clock, metrics = Clock(), {}
+    where, clock, metrics = check_device(device), Clock(), {}
     rows = [("", "seconds; memory beyond weights")]
 
     def note(what: str, part: str, key: str, seconds: float, bytes_: float) -> None:
@@ -113,14 +118,19 @@ def cbpt(
         for recompute in (0, 1):
             how = "recomputed" if recompute else "kept"
             key = f";classes={count};activations={how}"
-            note(f"texts of {count} classes, activations {how}", "texts", key, *alone(_texts, count, recompute, seed))
-    note(f"inner loop of {batch_size} pictures", "inner", "", *alone(_inner, batch_size, steps, seed))
-    settings = {"batch_size": batch_size, "steps": steps, "threads": torch.get_num_threads()}
+            note(
+                f"texts of {count} classes, activations {how}",
+                "texts",
+                key,
+                *alone(_texts, count, recompute, seed, where),
+            )
+    note(f"inner loop of {batch_size} pictures", "inner", "", *alone(_inner, batch_size, steps, seed, where))
+    settings = {"batch_size": batch_size, "steps": steps, "threads": torch.get_num_threads(), "device": where}
     results = Results("bench cbpt", "synthetic", seed, settings, {"images": batch_size}, metrics, clock())
     finish(results, out, as_json, rows)
 
 
-def _model(seed: int) -> HookedCLIP:
+def _model(seed: int, device: str) -> HookedCLIP:
     """ViT-B/32 with random weights."""
     import logging
 
@@ -132,32 +142,47 @@ def _model(seed: int) -> HookedCLIP:
     logging.disable(logging.WARNING)  # that no weights were loaded
     torch.manual_seed(seed)  # in a process of its own
     clip = create_model("ViT-B-32").eval().requires_grad_(False)
-    return HookedCLIP(clip, get_tokenizer("ViT-B-32"), (0.5,) * 3, (0.25,) * 3)
+    return HookedCLIP(clip, get_tokenizer("ViT-B-32"), (0.5,) * 3, (0.25,) * 3).to(device)
 
 
-def _texts(classes: int, recompute: int, seed: int) -> tuple[float, float]:
+def _texts(classes: int, recompute: int, seed: int, device: str) -> tuple[float, float]:
     """Seconds and bytes of all classes' vectors and their gradients."""
-    from psutil import Process
-
     from clip_decomp.prompts.classwise import ClassPrompts
 
-    prompts = ClassPrompts(_model(seed), [f"class {k}" for k in range(classes)], seed=seed)
-    start, clock = Process().memory_info().rss, Clock()
+    prompts = ClassPrompts(_model(seed, device), [f"class {k}" for k in range(classes)], seed=seed)
+    _warm_up(device, lambda: prompts.vectors(recompute=True).square().sum().backward())
+    start, clock = held_memory(device), Clock()
     prompts.vectors(recompute=bool(recompute)).square().sum().backward()
-    return clock(), max(0.0, peak_memory() - start)
+    return _waited(clock, device), max(0.0, peak_memory(device) - start)
 
 
-def _inner(batch_size: int, steps: int, seed: int) -> tuple[float, float]:
+def _inner(batch_size: int, steps: int, seed: int, device: str) -> tuple[float, float]:
     """Seconds and bytes of inverting a batch's triggers."""
     import torch
-    from psutil import Process
     from torch.nn import functional
 
     from ..inversion import Inversion, invert_trigger
 
-    model, source = _model(seed), torch.Generator().manual_seed(seed)
-    images = model.normalize(torch.rand(batch_size, 3, _SIDE, _SIDE, generator=source))
-    positive = functional.normalize(torch.randn(batch_size, model.visual.d_embed, generator=source), dim=-1)
-    start, clock = Process().memory_info().rss, Clock()
+    model, source = _model(seed, device), torch.Generator().manual_seed(seed)
+    images = model.normalize(torch.rand(batch_size, 3, _SIDE, _SIDE, generator=source).to(device))
+    positive = functional.normalize(torch.randn(batch_size, model.visual.d_embed, generator=source), dim=-1).to(device)
+    _warm_up(device, lambda: invert_trigger(model, images, positive, Inversion(steps=1)))
+    start, clock = held_memory(device), Clock()
     invert_trigger(model, images, positive, Inversion(steps=steps))
-    return clock(), max(0.0, peak_memory() - start)
+    return _waited(clock, device), max(0.0, peak_memory(device) - start)
+
+
+def _warm_up(device: str, work: Callable[[], object]) -> None:
+    """A GPU's first work takes seconds to set up; on a CPU memory that was once taken would hide the peak."""
+    if device != "cpu":
+        work()
+        forget_peak(device)
+
+
+def _waited(clock: Clock, device: str) -> float:
+    """Seconds, when the device is done."""
+    import torch
+
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+    return clock()

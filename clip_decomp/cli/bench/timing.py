@@ -12,6 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
+import torch
+from psutil import Process
+
 Result = TypeVar("Result")
 
 
@@ -37,16 +40,31 @@ def turns(works: Sequence[Callable[[], object]], rounds: int, warm: bool = True)
     return times
 
 
-def peak_memory() -> float:
-    """Largest resident memory of this process so far, in bytes; on Linux, since :func:`forget_peak`."""
+def peak_memory(device: str = "cpu") -> float:
+    """Largest resident memory of this process so far, in bytes; on Linux and of a GPU since :func:`forget_peak`."""
+    if device != "cpu":
+        return float(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
     if status.exists():
         return 1024.0 * int(status.read_text().split("VmHWM:")[1].split()[0])
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def forget_peak() -> None:
+def device_name(device: str) -> str:
+    """What computes: ``cpu``, or the name of a GPU."""
+    return device if device == "cpu" else torch.cuda.get_device_name(device)
+
+
+def held_memory(device: str = "cpu") -> float:
+    """Bytes that this process holds."""
+    return float(Process().memory_info().rss if device == "cpu" else torch.cuda.memory_allocated(device))
+
+
+def forget_peak(device: str = "cpu") -> None:
     """Count the peak from here on, where the system can: loading weights takes more than using them."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
