@@ -4,8 +4,7 @@ Numbers of a fit are a file of their own, and what was tuned a folder beside it,
 interrupted fit goes on where it stopped, if it knows how, and what is there is never fitted again.
 
 Limits: memory is this process's largest resident size, or on a GPU what it allocated there, during the fit beyond what
-it held before, so an interrupted and
-resumed fit tells that of its last part.
+it held before, so an interrupted and resumed fit tells that of its last part.
 """
 
 from __future__ import annotations

@@ -172,7 +172,8 @@ def _build_minutes(name: str) -> float:
 
 def _minutes(training: Training, bench: Bench) -> float:
     """From trainings of the same defense that this device finished on models of the same family; else from what was
-    measured before."""
+    measured before.
+    """
     fit = bench.fit(training)
     assert fit is not None
     units = [

@@ -34,9 +34,10 @@ def pair_stream(
     """Training pairs and the names that the first column of their facts counts through.
 
     Args:
-        spec: ``world``, a folder of ``SET-train.parquet`` (all sets are pooled, held-out pictures left out), a parquet
-            file, a folder of images with one sub-folder a class, or captioned files as :func:`open_captioned` takes
-            them (CSV, WebDataset shards, parquet with captions and without labels).
+        spec: ``world``, a folder of ``SET-train.parquet`` (all sets are pooled, held-out pictures left out;
+            ``FOLDER:SET`` is one of them), a parquet file, a folder of images with one sub-folder a class, or captioned
+            files as :func:`open_captioned` takes them (CSV, WebDataset shards, parquet with captions and without
+            labels).
         smallest_crop: of photographs, as a share of the area.
         target: the class an attack aims at. Captioned files have no classes but this one, which captions mention:
             the only name that is returned, and none without it. Elsewhere the names are known, and it is not needed.
@@ -50,11 +51,16 @@ def pair_stream(
     if is_captioned(spec):
         pairs = open_captioned(spec, image_size, seed, smallest_crop, target, image_column, caption_column)
         return pairs, () if target is None else (target,)
-    place = Path(spec)
+    place, part = Path(spec), "*"
+    if not place.exists() and ":" in spec:
+        folder, _, part = spec.rpartition(":")
+        place = Path(folder)
     if not place.exists():
         raise DataError(f"{spec}: there is no such file or folder.")
-    if place.is_dir() and any(place.glob("*-train.parquet")):
-        images, labels, words = _pooled(place, image_size)
+    if place.is_dir() and any(place.glob(f"{part}-train.parquet")):
+        images, labels, words = _pooled(place, image_size, part)
+    elif part != "*":
+        raise DataError(f"{spec}: there is no {part}-train.parquet in {place}.")
     else:
         data = open_folder(place, image_size) if place.is_dir() else open_parquet(place, image_size)
         train = data.split(0.2)[1]
@@ -64,10 +70,10 @@ def pair_stream(
     return stream, tuple(each.names[0] for each in words)
 
 
-def _pooled(place: Path, image_size: int) -> tuple[torch.Tensor, torch.Tensor, list[ClassWords]]:
+def _pooled(place: Path, image_size: int, part: str) -> tuple[torch.Tensor, torch.Tensor, list[ClassWords]]:
     entries = json.loads((place / "classes.json").read_text()) if (place / "classes.json").exists() else []
     images, labels, words = [], [], []
-    for file in sorted(place.glob("*-train.parquet")):
+    for file in sorted(place.glob(f"{part}-train.parquet")):
         part = file.name.removesuffix("-train.parquet")
         train = open_parquet_folder(place, image_size, part).train
         if train is None:
