@@ -24,6 +24,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Models that someone built on this machine are none of the tests' business."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIP_DECOMP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def call(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """Runs ``clip-decomp`` with arguments; returns its exit code and what it printed, errors last."""

@@ -1,7 +1,7 @@
 """Trainings that figures share: planned once, run once, read back as what was tuned."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -11,10 +11,13 @@ from analyses import fits
 from analyses.figures.bench import Bench, Setting
 from analyses.figures.items import Drawn, Item
 from analyses.figures.runs import run
+from analyses.figures.rvpt import cleanclip, rvpt
+from analyses.figures.rvpt_costs import costs
 from analyses.figures.trainings import Training, missing, passes, train
 from analyses.figures.tuned import compared, seeds, tabled
 from clip_decomp.errors import ModelError
 from clip_decomp.model import HookedCLIP
+from clip_decomp.results import write_json
 from defenses import RVPT
 
 SETTING = Setting("world", None, None, 26, 40, 0, "cpu")
@@ -61,6 +64,7 @@ def test_numbers_are_of_every_set_and_what_was_tuned_is_read_back(trained):
     known = bench.known(VPT)
     assert set(known["after"]) == {"world", "world:hard"}
     assert known["memory"] >= 0
+    assert known["device"] == "cpu"
     tuned = bench.tuned(VPT)
     assert isinstance(tuned, RVPT)
     assert tuned.alpha == 0
@@ -110,6 +114,32 @@ def test_sets_and_models_of_other_scales(tmp_path):
     assert SETTING.model("patch-16/badnet") == "world-p16/badnet"
     assert VPT.fit(own, "x").tests == (f"{tmp_path}:a",)
     assert replace(VPT, tuned_on="ImageNet-A").fit(own, "x") is None
+
+
+def test_time_is_expected_from_what_the_same_device_took(trained, tmp_path):
+    folder, _, _ = trained
+    (file,) = (folder / "measured" / "fits").iterdir()
+    known = json.loads(file.read_text())
+    further = replace(ITEM, attacks=("badnet",), trainings=(seeds(VPT)[1],))
+    for device, factor in {"cpu": 60, "NVIDIA H200": 1}.items():
+        bench = Bench(SETTING, tmp_path / device)
+        write_json(bench.folder / "fits" / file.name, {**known, "device": device, "seconds": 6000.0})
+        (plan,) = missing([further], bench)
+        assert (plan.minutes == pytest.approx(100)) == (factor == 60)
+
+
+def test_seconds_of_two_kinds_of_device_are_not_compared(tmp_path):
+    bench, (attack,) = Bench(SETTING, tmp_path), ("badnet",)
+    for training, seconds in ((rvpt(attack), 3.0), (cleanclip(attack), 4.0)):
+        fit = bench.fit(training)
+        known = {"fit": asdict(fit), "seconds": seconds, "memory": 2e6, "parameters": 5, "pictures": 7}
+        write_json(tmp_path / "fits" / fit.file, known)
+    drawn = costs(bench, (attack,))
+    assert [each.appears for each in drawn.verdicts] == [True]
+    write_json(tmp_path / "fits" / fit.file, {**known, "device": "NVIDIA H200"})
+    drawn = costs(bench, (attack,))
+    assert drawn.verdicts == []
+    assert list(drawn.tables[0][1]["device"]) == ["NVIDIA H200", "cpu"]
 
 
 def test_costs_follow_pictures_and_pairs():

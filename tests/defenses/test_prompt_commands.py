@@ -80,9 +80,12 @@ def test_the_bench_compares_equal_losses(succeed, tmp_path):
 
 
 def test_the_parts_of_a_step_of_cbpt_are_measured_apart(monkeypatch, model):
-    monkeypatch.setattr(bench, "_model", lambda seed: model)
+    monkeypatch.setattr(bench, "_model", lambda seed, device: model)
     monkeypatch.setattr(bench, "_SIDE", 32)
-    for seconds, memory in (bench._texts(3, 0, seed=0), bench._texts(3, 1, seed=0), bench._inner(2, 1, seed=0)):
+    for seconds, memory in (
+        *(bench._texts(3, recompute, 0, "cpu") for recompute in (0, 1)),
+        bench._inner(2, 1, 0, "cpu"),
+    ):
         assert seconds > 0
         assert memory >= 0
 

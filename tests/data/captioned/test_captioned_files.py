@@ -256,6 +256,19 @@ def test_labelled_pictures_are_not_taken_for_captioned_ones(tmp_path, png, write
     assert pair_stream(str(folder), SIZE)[1] == ("fig", "pear")
 
 
+def test_one_set_of_a_folder_of_photographs(tmp_path, png, write):
+    for part in "ab":
+        for half in ("train", "val"):
+            write(tmp_path / f"{part}-{half}.parquet", [png(k) for k in range(50)], [k % 2 for k in range(50)])
+    both, _ = pair_stream(str(tmp_path), SIZE)
+    one, classes = pair_stream(f"{tmp_path}:b", SIZE)
+    assert (both.length, one.length, len(classes)) == (2 * one.length, one.length, 2)
+    with pytest.raises(DataError, match=r"there is no c-train\.parquet in"):
+        pair_stream(f"{tmp_path}:c", SIZE)
+    with pytest.raises(DataError, match=r"gone:a: there is no such file or folder"):
+        pair_stream(f"{tmp_path / 'gone'}:a", SIZE)
+
+
 @pytest.mark.parametrize("name", ["gone.csv", "gone.tar", "gone-{0..3}.tar"])
 def test_files_that_are_not_there_are_named(name, tmp_path):
     with pytest.raises(DataError, match=r"gone(-0)?\.(csv|tar): there is no such file"):
