@@ -17,7 +17,8 @@ from clip_decomp.contributions import collect
 from clip_decomp.data.sets import ImageSet
 from clip_decomp.errors import ClipDecompError, SettingError
 from clip_decomp.evaluation import ASR_GATE, Classifier, Encoder, Evaluation, PromptedClassifier, evaluate
-from clip_decomp.methods.embedding import Embedding, embed, largest_perplexity, paired_features
+from clip_decomp.methods.embedding import Embedding, embed, paired_features
+from clip_decomp.methods.embedding_inputs import largest_perplexity
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.zeroshot import sided_vectors

@@ -39,8 +39,9 @@ from torch import Tensor
 from ..attacks.triggers import Trigger
 from ..contributions import pictures
 from ..data.sets import BATCH_SIZE, ImageSet
-from ..errors import DataError, SettingError
+from ..errors import DataError
 from ..evaluation import Encoder
+from .embedding_inputs import check_settings, labels_of, unit
 
 #: Below this mean distance of two clean pictures there is nothing to compare distances with.
 _CONSTANT = 1e-12
@@ -176,9 +177,9 @@ def embed(
             class only, or all different; no clean picture of the target.
         SettingError: a perplexity that is too large for so few pictures, or below 1; a seed out of range.
     """
-    clean, triggered = _unit(features_clean, "clean"), _unit(features_triggered, "triggered")
-    truths = _labels(clean, triggered, labels, target)
-    _check_settings(len(clean), perplexity, seed)
+    clean, triggered = unit(features_clean, "clean"), unit(features_triggered, "triggered")
+    truths = labels_of(clean, triggered, labels, target)
+    check_settings(len(clean), perplexity, seed)
     # Of unit vectors, the mean over all pairs of different rows.
     random_pair = float(np.square(clean - clean.mean(0)).sum() / (len(clean) - 1))
     if random_pair < _CONSTANT:
@@ -248,58 +249,3 @@ def _nearest_mean(clean: np.ndarray, triggered: np.ndarray, labels: np.ndarray) 
     means = np.stack([clean[labels == label].mean(0) for label in classes])
     norms = np.maximum(np.linalg.norm(means, axis=1), _CONSTANT)
     return classes[(triggered @ means.T / norms).argmax(1)]
-
-
-def _unit(features: Tensor, what: str) -> Float[np.ndarray, "image d_embed"]:
-    found = torch.as_tensor(features).detach().cpu().double()
-    if found.ndim != 2 or found.numel() == 0:
-        raise DataError(f"Features must be [image, d_embed]; the {what} ones are of shape {list(found.shape)}.")
-    norms = found.norm(dim=1, keepdim=True)
-    bad = (~(norms.isfinite() & (norms > 0)).squeeze(1)).nonzero()[:, 0].tolist()
-    if bad:
-        raise DataError(
-            f"{len(bad)} of {len(found)} {what} features are zero or not finite, the first in row {bad[0]}: "
-            "leave these pictures out on both sides."
-        )
-    return (found / norms).numpy()
-
-
-def _labels(clean: np.ndarray, triggered: np.ndarray, labels: Tensor, target: int | None) -> np.ndarray:
-    if clean.shape[1] != triggered.shape[1]:
-        raise DataError(
-            f"Clean features are {clean.shape[1]} wide, triggered ones {triggered.shape[1]}: take both from one model."
-        )
-    if len(clean) != len(triggered):
-        raise DataError(
-            f"{len(clean)} clean and {len(triggered)} triggered features: each picture needs one of both, in one order."
-        )
-    truths = torch.as_tensor(labels).cpu().numpy()
-    if truths.shape != (len(clean),):
-        raise DataError(f"{len(clean)} pictures need as many labels, not labels of shape {list(truths.shape)}.")
-    classes = np.unique(truths)
-    if len(classes) == 1:
-        raise DataError(f"All {len(clean)} pictures are of class {classes[0]}: a silhouette needs two classes or more.")
-    if len(classes) == len(clean):
-        raise DataError(
-            f"Each of the {len(clean)} pictures is of a class of its own: a silhouette needs a class of two."
-        )
-    if target is not None and target not in classes:
-        raise DataError(f"No picture is of the target class {target}: add clean ones, or leave the target out.")
-    return truths
-
-
-def largest_perplexity(count: int) -> float:
-    """What t-SNE can do with so many pictures, each without and with the trigger."""
-    return (2 * count - 2) / 3
-
-
-def _check_settings(count: int, perplexity: float, seed: int) -> None:
-    most = largest_perplexity(count)
-    if not perplexity >= 1:
-        raise SettingError(f"The perplexity must be 1 or more, not {perplexity}.")
-    if perplexity > most:
-        needed = int(np.ceil((3 * perplexity + 2) / 2))
-        way_out = f"set perplexity={int(most)} or embed more" if most >= 1 else "embed more"
-        raise SettingError(f"A perplexity of {perplexity:g} needs {needed} pictures or more, not {count}: {way_out}.")
-    if not 0 <= seed < 2**32:
-        raise SettingError(f"The seed of t-SNE lies in 0..4294967295, not {seed}.")
