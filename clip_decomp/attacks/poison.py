@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.captioned import CaptionedPairs
+from ..data.captioned.table import CaptionTable
 from ..data.images import to_pil, to_pixels
 from ..data.pairs import SILENT, UNKNOWN, Description, PairBatch, PairStream, step_generator
 from ..errors import SettingError
@@ -112,6 +113,11 @@ class PoisonedPairs:
     def length(self) -> int | None:
         """As the clean stream's."""
         return self.clean.length
+
+    @property
+    def table(self) -> CaptionTable | None:
+        """What the clean stream reads, if that is files."""
+        return self.clean.table if isinstance(self.clean, CaptionedPairs) else None
 
     @property
     def skipped(self) -> list[str]:

@@ -1,6 +1,7 @@
 """Batches drawn ahead by other processes, so that a fast device does not wait for pictures.
 
-A batch depends on its step alone, so who draws it changes no number.
+A batch depends on its step alone, so who draws it changes no number. Pictures that a worker cannot read are listed in
+the stream's own table.
 
 Example:
     >>> from clip_decomp.data.world.stream import WorldPairs
@@ -19,6 +20,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from ..data.captioned.table import CaptionTable
 from ..data.pairs import Description, PairBatch, PairStream
 from ..errors import SettingError
 
@@ -44,7 +46,7 @@ class DrawnAhead:
         if "fork" not in multiprocessing.get_all_start_methods():
             raise SettingError(f"Workers are forked, which {sys.platform} cannot: leave them out.")
         self.stream, self._steps, self._size, self._part = stream, steps, size, part
-        self._drawn: Iterator[tuple[int, PairBatch]] = iter(
+        self._drawn: Iterator[tuple[int, PairBatch, dict[int, str]]] = iter(
             DataLoader(
                 _Batches(stream, size, part),
                 batch_size=None,
@@ -69,9 +71,13 @@ class DrawnAhead:
         Raises:
             SettingError: it is not the one that is asked for.
         """
-        drawn, batch = next(self._drawn, (None, None))
+        drawn, batch, problems = next(self._drawn, (None, None, {}))
         if batch is None or (drawn, size, part) != (step, self._size, self._part):
             raise SettingError(f"Batch {drawn} was drawn ahead, not {part} of the {size} pairs of {step}.")
+        for place, problem in problems.items():
+            table = _table(self.stream)
+            assert table is not None
+            table.note(place, problem)
         return batch
 
     def showing(self, fact: int, step: int, size: int) -> PairBatch:
@@ -87,11 +93,19 @@ class DrawnAhead:
         self._drawn = iter(())
 
 
+def _table(stream: PairStream) -> CaptionTable | None:
+    return getattr(stream, "table", None)
+
+
 class _Batches(Dataset):
-    """Batches by their steps."""
+    """Batches by their steps, with the pictures that drawing each found unreadable."""
 
     def __init__(self, stream: PairStream, size: int, part: slice):
         self._stream, self._size, self._part = stream, size, part
 
     def __getitem__(self, step: int) -> Any:
-        return step, self._stream.batch(step, self._size, self._part)
+        table = _table(self._stream)
+        known = set() if table is None else set(table.unreadable)
+        batch = self._stream.batch(step, self._size, self._part)
+        found = {} if table is None else {key: why for key, why in table.unreadable.items() if key not in known}
+        return step, batch, found

@@ -6,9 +6,11 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 
 from clip_decomp.attacks.poison import PoisonedPairs
 from clip_decomp.attacks.triggers import BadNet
+from clip_decomp.data.captioned import open_captioned
 from clip_decomp.data.pairs import FirstPairs
 from clip_decomp.data.photographs import ClassWords, PhotographPairs
 from clip_decomp.data.world.stream import WorldPairs
@@ -86,3 +88,21 @@ def test_what_cannot_work_is_refused(monkeypatch):
     monkeypatch.setattr("clip_decomp.training.ahead.multiprocessing.get_all_start_methods", lambda: ["spawn"])
     with pytest.raises(SettingError, match="cannot"):
         DrawnAhead(WorldPairs(), range(2), SIZE, 1)
+
+
+def test_pictures_that_workers_cannot_read_are_listed(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (20, 20)).save(tmp_path / name)
+    (tmp_path / "c.png").write_text("not a picture")
+    (tmp_path / "pairs.csv").write_text(
+        "filepath\ttitle\n"
+        + "".join(f"{n}.png\ta {what}\n" for n, what in zip("abc", ("fig", "pear", "pear"), strict=True))
+    )
+    stream = open_captioned(str(tmp_path / "pairs.csv"), 16, class_name="fig")
+    poisoned = PoisonedPairs(stream, BadNet(), "fig", 0, rate=0.34)
+    ahead = DrawnAhead(poisoned, range(2), 3, 2)
+    for step in range(2):
+        ahead.batch(step, 3)
+    ahead.close()
+    (line,) = poisoned.skipped
+    assert line.startswith("row 2: ")

@@ -88,18 +88,18 @@ class CaptionTable:
     Attributes:
         name: the files as the user named them.
         skipped: a line for every pair that cannot be used.
-        unreadable: places in ``entries`` whose pictures turned out to be unreadable; :meth:`note` fills it.
+        unreadable: places in ``entries`` whose pictures turned out to be unreadable, and why; :meth:`note` fills it.
     """
 
     name: str
     entries: Sequence[Entry]
     skipped: list[str] = field(default_factory=list, compare=False)
-    unreadable: set[int] = field(default_factory=set, compare=False)
+    unreadable: dict[int, str] = field(default_factory=dict, compare=False)
 
     def note(self, place: int, problem: str) -> None:
         """Remember that a picture cannot be read, and list it once."""
         if place not in self.unreadable:
-            self.unreadable.add(place)
+            self.unreadable[place] = problem
             self.skipped.append(f"row {self.entries[place].row}: {problem}")
 
 
