@@ -14,6 +14,7 @@ from clip_decomp.data.world.stream import WorldPairs
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.loading import load_folder, save_folder
 from clip_decomp.tokenizer import BPETokenizer
+from clip_decomp.training.ahead import DrawnAhead
 from clip_decomp.training.architecture import Architecture, build
 
 SMALL = ("--steps", "2", "--batch-size", "16", "--images", "52")
@@ -80,6 +81,24 @@ def test_an_attack_on_the_world_leaves_model_manifest_pictures_and_diagnosis(mon
     assert {"world/clean/none/ca", "world/badnet/none/asr"} <= set(
         json.loads((out / "results.json").read_text())["metrics"]
     )
+
+
+def test_workers_change_neither_the_model_nor_what_is_listed(monkeypatch, capsys, tmp_path, clean, pairs):
+    options = ("--pairs", pairs, "--count", "2", "--steps", "2", "--batch-size", "4", "--images", "52")
+    for workers in (0, 1):
+        out = tmp_path / f"out{workers}"
+        drawn = []
+        monkeypatch.setattr("clip_decomp.training.trainer.DrawnAhead", lambda *each, made=drawn: record(made, each))
+        attack(monkeypatch, capsys, "badnet", "--model", clean, "--out", out, *options, "--workers", workers)
+        assert len(drawn) == workers
+    one, other = (json.loads((tmp_path / f"out{k}" / "manifest.json").read_text()) for k in (0, 1))
+    assert one == other
+    assert (tmp_path / "out0/model.safetensors").read_bytes() == (tmp_path / "out1/model.safetensors").read_bytes()
+
+
+def record(made, arguments):
+    made.append(arguments)
+    return DrawnAhead(*arguments)
 
 
 def test_caption_files_are_poisoned_by_count_and_bad_rows_are_listed(monkeypatch, capsys, tmp_path, clean, pairs):

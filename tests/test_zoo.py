@@ -1,10 +1,14 @@
 """The shipped models: they are there, small, and what their cards say."""
 
+import threading
+
 import pytest
+from filelock import FileLock
 
 import clip_decomp
 from clip_decomp import zoo
 from clip_decomp.errors import ModelError
+from clip_decomp.zoo import building
 from clip_decomp.zoo.recipes import RECIPES
 
 SHIPPED = ["world/badnet", "world/blended", "world/clean"]
@@ -68,6 +72,43 @@ def test_models_that_do_not_ship_are_built_once_and_then_load_by_name(monkeypatc
     zoo.export("world/badnet", zoo.cache("world/sig"))
     assert zoo.available("world/sig")
     assert clip_decomp.load("world/sig").name == "world/sig"
+
+
+@pytest.mark.parametrize("name", ["world/clean", "world-labels/clean", "world/badnet", "world-controls/0"])
+def test_every_kind_of_recipe_trains_where_and_with_whom_it_is_told(monkeypatch, tmp_path, name):
+    """The trainer is stopped as soon as it is asked to train."""
+    asked = {}
+
+    def train(model, *arguments, workers=0, **options):
+        asked.update(device=str(model.logit_scale.device), workers=workers)
+        raise KeyboardInterrupt
+
+    for place in ("zoo.building", "training.scratch", "training.locked", "attacks.implant"):
+        monkeypatch.setattr(f"clip_decomp.{place}.train", train)
+    with pytest.raises(KeyboardInterrupt):
+        zoo.build(name, tmp_path, progress=False, device="cpu", workers=3)
+    assert asked == {"device": "cpu", "workers": 3}
+
+
+def test_a_clean_model_that_several_entries_need_is_built_by_one_of_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIP_DECOMP_CACHE", str(tmp_path))
+    base, built = "world-resnet/clean", []
+
+    def build(name, out, *how):
+        built.append((name, how))
+        zoo.export("world/clean", out)
+
+    monkeypatch.setattr(building, "build", build)
+    with FileLock(tmp_path / "zoo/world-resnet/clean.lock") as lock:
+        waiting = threading.Thread(target=building._require_base, args=(base, False, "cpu", 1))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        assert built == []
+        lock.release()
+    waiting.join(60)
+    building._require_base(base, False, "cpu", 1)
+    assert built == [(base, (False, "cpu", 1))]
 
 
 def test_unknown_names_list_what_there_is():

@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..data.captioned import CaptionedPairs, Entry
-from ..data.images import to_pil
+from ..data.images import to_pil, what_failed
 from ..errors import DataError, SettingError
 from .manifest import write_manifest
 from .poison import PoisonedPairs
@@ -193,7 +193,7 @@ def _unchanged(entry: Entry, pictures: Path) -> str:
         with Image.open(io.BytesIO(data)) as image:
             suffix = (image.format or "img").lower()
     except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{entry.picture.name}: not a readable image ({type(error).__name__}: {error}).") from error
+        raise DataError(f"{entry.picture.name}: not a readable image ({what_failed(error)}).") from error
     file = pictures / f"clean-{entry.row:08d}.{suffix}"
     file.write_bytes(data)
     return str(file)

@@ -8,6 +8,7 @@ transparency is laid over white, CMYK and palettes are converted. Anything that 
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ def open_image(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(f"{label}: {error}") from error
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
-        raise DataError(f"{label}: not a readable image ({type(error).__name__}: {error}).") from error
+        raise DataError(f"{label}: not a readable image ({what_failed(error)}).") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -120,3 +121,13 @@ def to_pixels(
 def to_pil(pixels: UInt8[Tensor, "3 row column"]) -> Image.Image:
     """The inverse of :func:`to_pixels` for a picture of the right size."""
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def what_failed(error: Exception) -> str:
+    """An error in words, without the addresses of objects: the same failure always reads the same.
+
+    Example:
+        >>> what_failed(OSError("cannot identify image file <_io.BytesIO object at 0x7f4f>"))
+        'OSError: cannot identify image file'
+    """
+    return f"{type(error).__name__}: {re.sub(r' ?<[^<>]* object at 0x[^<>]*>', '', str(error))}"

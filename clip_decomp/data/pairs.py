@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from ..errors import DataError
+
+if TYPE_CHECKING:
+    from .captioned.table import CaptionTable
 
 SILENT, UNKNOWN = -1, -2
 
@@ -58,10 +61,14 @@ class PairStream(Protocol):
 
     Attributes:
         length: pairs of a finite data set, which is passed over again and again; None where every pair is new.
+        table: where pictures that cannot be read are listed, if pairs are read from files.
     """
 
     @property
     def length(self) -> int | None: ...
+
+    @property
+    def table(self) -> CaptionTable | None: ...
 
     def describe(self, step: int, size: int) -> Description:
         """The ``step``-th batch of ``size`` pairs, without its pictures."""
@@ -110,6 +117,11 @@ class FirstPairs:
         if stream.length is not None and stream.length < count:
             raise DataError(f"There are {stream.length} pairs, and {count} are asked for.")
         self.stream, self.seed, self._kept = stream, seed, stream.batch(0, count)
+
+    @property
+    def table(self) -> None:
+        """Nothing is read any more."""
+        return None
 
     @property
     def length(self) -> int:

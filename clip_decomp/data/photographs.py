@@ -82,6 +82,11 @@ class PhotographPairs:
         return usual, v2.Compose([crop(max(0.7, self.smallest_crop)), flip])
 
     @property
+    def table(self) -> None:
+        """All pictures were read before."""
+        return None
+
+    @property
     def length(self) -> int:
         """Number of pictures."""
         return len(self.images)

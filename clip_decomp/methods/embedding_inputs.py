@@ -18,6 +18,9 @@ from ..errors import DataError, SettingError
 def unit(features: Tensor, what: str) -> Float[np.ndarray, "image d_embed"]:
     """Unit features.
 
+    Args:
+        what: these are, for errors: ``clean`` or ``triggered``.
+
     Raises:
         DataError: not a matrix, or rows that are zero or not finite.
     """
@@ -35,7 +38,11 @@ def unit(features: Tensor, what: str) -> Float[np.ndarray, "image d_embed"]:
 
 
 def labels_of(clean: np.ndarray, triggered: np.ndarray, labels: Tensor, target: int | None) -> np.ndarray:
-    """The pictures' classes.
+    """The pictures' classes, checked against unit features.
+
+    Args:
+        clean, triggered: unit features, image by d_embed, of the same pictures in one order.
+        target: the class that the attack aims at, if there is one.
 
     Raises:
         DataError: they do not fit the features, or leave nothing to compare.
@@ -69,9 +76,13 @@ def largest_perplexity(count: int) -> float:
 
 
 def check_settings(count: int, perplexity: float, seed: int) -> None:
-    """
+    """Refuse settings that t-SNE cannot use.
+
+    Args:
+        count: of pictures, each of which is embedded without and with the trigger.
+
     Raises:
-        SettingError: a setting that t-SNE cannot use.
+        SettingError: a perplexity below 1 or too large for so few pictures, or a seed out of range.
     """
     most = largest_perplexity(count)
     if not perplexity >= 1:

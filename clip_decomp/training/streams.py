@@ -9,6 +9,7 @@ Example:
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -51,16 +52,15 @@ def pair_stream(
     if is_captioned(spec):
         pairs = open_captioned(spec, image_size, seed, smallest_crop, target, image_column, caption_column)
         return pairs, () if target is None else (target,)
-    place, part = Path(spec), "*"
-    if not place.exists() and ":" in spec:
-        folder, _, part = spec.rpartition(":")
-        place = Path(folder)
+    folder, _, part = spec.partition(":")
+    place = Path(folder)
     if not place.exists():
         raise DataError(f"{spec}: there is no such file or folder.")
-    if place.is_dir() and any(place.glob(f"{part}-train.parquet")):
-        images, labels, words = _pooled(place, image_size, part)
-    elif part != "*":
+    sets = [file.name.removesuffix("-train.parquet") for file in sorted(place.glob("*-train.parquet"))]
+    if part and part not in sets:
         raise DataError(f"{spec}: there is no {part}-train.parquet in {place}.")
+    if sets:
+        images, labels, words = _pooled(place, image_size, [part] if part else sets)
     else:
         data = open_folder(place, image_size) if place.is_dir() else open_parquet(place, image_size)
         train = data.split(0.2)[1]
@@ -70,11 +70,10 @@ def pair_stream(
     return stream, tuple(each.names[0] for each in words)
 
 
-def _pooled(place: Path, image_size: int, part: str) -> tuple[torch.Tensor, torch.Tensor, list[ClassWords]]:
+def _pooled(place: Path, image_size: int, parts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, list[ClassWords]]:
     entries = json.loads((place / "classes.json").read_text()) if (place / "classes.json").exists() else []
     images, labels, words = [], [], []
-    for file in sorted(place.glob(f"{part}-train.parquet")):
-        part = file.name.removesuffix("-train.parquet")
+    for part in parts:
         train = open_parquet_folder(place, image_size, part).train
         if train is None:
             continue

@@ -73,7 +73,7 @@ def train(
 
     Raises:
         TrainingFailed: the loss or its gradient is not finite.
-        SettingError: the folder holds another run, or the batch cannot be split as asked.
+        SettingError: the folder holds another run, the batch cannot be split as asked, or there are no such workers.
     """
     processes = launched(model.logit_scale.device)
     if processes.device is not None:

@@ -6,6 +6,8 @@ import copy
 from dataclasses import asdict
 from pathlib import Path
 
+from filelock import FileLock
+
 from ..attacks.implant import implant
 from ..attacks.triggers import make_trigger
 from ..data.world.scenes import CLASSES
@@ -43,8 +45,7 @@ def build(name: str, out: Path, progress: bool = True, device: str = "cpu", work
     if isinstance(recipe, TrainRecipe):
         model, data = _trained(recipe, run, progress, device, workers), "world"
     else:
-        if not available(recipe.base):
-            build(recipe.base, cache(recipe.base), progress, device, workers)
+        _require_base(recipe.base, progress, device, workers)
         if isinstance(recipe, ControlRecipe):
             model, data = _fine_tuned(recipe, run, progress, device, workers), "world"
         else:
@@ -58,6 +59,17 @@ def build(name: str, out: Path, progress: bool = True, device: str = "cpu", work
     expected = {key: round(value, 4) for key, value in card_numbers(found, stored).items()}
     save_folder(stored, out, {**stored.card, "expected": expected, "tolerance": TOLERANCE, "pictures": measured})
     return load_folder(out, name).to(device)
+
+
+def _require_base(name: str, progress: bool, device: str, workers: int) -> None:
+    """Build a clean model into the cache unless it is there; processes that need the same one wait for the first."""
+    if available(name):
+        return
+    folder = cache(name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not available(name):
+            build(name, folder, progress, device, workers)
 
 
 def _trained(recipe: TrainRecipe, run: Path, progress: bool, device: str, workers: int) -> HookedCLIP:

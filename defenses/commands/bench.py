@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clip_decomp.cli.bench.timing import alone, forget_peak, held_memory, peak_memory, side_by_side
+from clip_decomp.cli.bench.timing import alone, forget_peak, held_memory, peak_memory, side_by_side, waited
 from clip_decomp.cli.run import Clock, Device, Json, Out, Seed, check_device, finish
 from clip_decomp.results import Results
 
@@ -62,8 +62,8 @@ def rvpt(
         loss.backward()
         losses[name] = loss.item()
 
-    start = peak_memory(where) if where == "cpu" else held_memory(where)
     forget_peak(where)
+    start = peak_memory(where)
     step("ours")
     middle = peak_memory(where)  # the peak only rises, so the work that needs less goes first
     step("published")
@@ -150,10 +150,11 @@ def _texts(classes: int, recompute: int, seed: int, device: str) -> tuple[float,
     from clip_decomp.prompts.classwise import ClassPrompts
 
     prompts = ClassPrompts(_model(seed, device), [f"class {k}" for k in range(classes)], seed=seed)
-    _warm_up(device, lambda: prompts.vectors(recompute=True).square().sum().backward())
+    _warm_up(device, lambda: prompts.vectors(recompute=bool(recompute)).square().sum().backward())
+    prompts.zero_grad(set_to_none=True)
     start, clock = held_memory(device), Clock()
     prompts.vectors(recompute=bool(recompute)).square().sum().backward()
-    return _waited(clock, device), max(0.0, peak_memory(device) - start)
+    return _until_done(clock, device), max(0.0, peak_memory(device) - start)
 
 
 def _inner(batch_size: int, steps: int, seed: int, device: str) -> tuple[float, float]:
@@ -169,20 +170,18 @@ def _inner(batch_size: int, steps: int, seed: int, device: str) -> tuple[float, 
     _warm_up(device, lambda: invert_trigger(model, images, positive, Inversion(steps=1)))
     start, clock = held_memory(device), Clock()
     invert_trigger(model, images, positive, Inversion(steps=steps))
-    return _waited(clock, device), max(0.0, peak_memory(device) - start)
+    return _until_done(clock, device), max(0.0, peak_memory(device) - start)
 
 
 def _warm_up(device: str, work: Callable[[], object]) -> None:
     """A GPU's first work takes seconds to set up; on a CPU memory that was once taken would hide the peak."""
     if device != "cpu":
         work()
+        waited(device)
         forget_peak(device)
 
 
-def _waited(clock: Clock, device: str) -> float:
+def _until_done(clock: Clock, device: str) -> float:
     """Seconds, when the device is done."""
-    import torch
-
-    if device != "cpu":
-        torch.cuda.synchronize(device)
+    waited(device)
     return clock()

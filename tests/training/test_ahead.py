@@ -14,7 +14,7 @@ from clip_decomp.data.captioned import open_captioned
 from clip_decomp.data.pairs import FirstPairs
 from clip_decomp.data.photographs import ClassWords, PhotographPairs
 from clip_decomp.data.world.stream import WorldPairs
-from clip_decomp.errors import SettingError, TrainingFailed
+from clip_decomp.errors import DataError, SettingError, TrainingFailed
 from clip_decomp.training.ahead import DrawnAhead
 from clip_decomp.training.trainer import TrainSettings, train
 
@@ -61,24 +61,48 @@ def test_training_gives_the_same_numbers_with_workers(clip, tokenize, equal):
     assert equal(one, other)
 
 
+def left_over():
+    deadline = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return multiprocessing.active_children()
+
+
 def test_no_worker_stays_behind(clip, tokenize):
     settings = TrainSettings(steps=50, batch_size=6, lr=1e30, bf16=False)
     with pytest.raises(TrainingFailed):
         train(clip, tokenize, lambda x: x, WorldPairs(seed=2), settings, progress=False, workers=2)
-    deadline = time.monotonic() + 10
-    while multiprocessing.active_children() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not multiprocessing.active_children()
+    assert not left_over()
+
+
+class Failing(WorldPairs):
+    """Cannot be drawn from the second step on."""
+
+    def batch(self, step, size, part=slice(None)):
+        if step:
+            raise DataError(f"nothing to draw at step {step}")
+        return super().batch(step, size, part)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_a_worker_is_the_streams_own(clip, tokenize, workers):
+    settings = TrainSettings(steps=3, batch_size=4, bf16=False)
+    with pytest.raises(DataError) as caught:
+        train(clip, tokenize, lambda x: x, Failing(seed=2), settings, progress=False, workers=workers)
+    assert not left_over()  # although `caught` still holds what the error passed through
+    assert str(caught.value) == "nothing to draw at step 1"
 
 
 def test_batches_are_asked_for_in_order():
-    ahead = DrawnAhead(WorldPairs(), range(2), SIZE, 1)
-    with pytest.raises(SettingError, match="Batch 0 was drawn ahead"):
+    for wrong in ((1, SIZE), (0, SIZE + 1), (0, SIZE, slice(0, 2))):
+        ahead = DrawnAhead(WorldPairs(), range(2), SIZE, 1)
+        with pytest.raises(SettingError, match="ask the stream itself"):
+            ahead.batch(*wrong)
+        ahead.close()
+    ahead = DrawnAhead(WorldPairs(), range(1), SIZE, 1)
+    ahead.batch(0, SIZE)
+    with pytest.raises(SettingError, match="of step None is drawn next"):
         ahead.batch(1, SIZE)
-    with pytest.raises(SettingError, match=f"of the {SIZE + 1} pairs of 1"):
-        ahead.batch(1, SIZE + 1)
-    with pytest.raises(SettingError, match="Batch None was drawn ahead"):
-        ahead.batch(2, SIZE)
     ahead.close()
 
 

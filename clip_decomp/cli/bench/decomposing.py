@@ -10,7 +10,7 @@ import typer
 
 from ...results import Results
 from ..run import Clock, Device, Json, Out, Seed, check_device, finish
-from .timing import alone, forget_peak, peak_memory, turns
+from .timing import alone, forget_peak, peak_memory, turns, waited
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,8 +90,7 @@ def _works(
     def finished(work: Callable[[], object]) -> Callable[[], None]:
         def run() -> None:
             work()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
+            waited(device)
 
         return run
 
@@ -114,10 +113,8 @@ def _peak(
     import torch
 
     work = _works(name, batch_size, tokens, texts, dtype, device, seed)[which]
-    forget_peak()
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
+    forget_peak(device)
     with torch.inference_mode():
         for _ in range(3):
             work()
-    return float(torch.cuda.max_memory_allocated()) if device.startswith("cuda") else peak_memory()
+    return peak_memory(device)

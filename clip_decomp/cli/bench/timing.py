@@ -12,9 +12,6 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-import torch
-from psutil import Process
-
 Result = TypeVar("Result")
 
 
@@ -41,8 +38,12 @@ def turns(works: Sequence[Callable[[], object]], rounds: int, warm: bool = True)
 
 
 def peak_memory(device: str = "cpu") -> float:
-    """Largest resident memory of this process so far, in bytes; on Linux and of a GPU since :func:`forget_peak`."""
-    if device != "cpu":
+    """Largest resident memory of this process so far, or what it took of a CUDA device, in bytes; there and on Linux
+    since :func:`forget_peak`.
+    """
+    if _cuda(device):
+        import torch
+
         return float(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
     if status.exists():
@@ -51,25 +52,49 @@ def peak_memory(device: str = "cpu") -> float:
 
 
 def device_name(device: str) -> str:
-    """What computes: ``cpu``, or the name of a GPU."""
-    return device if device == "cpu" else torch.cuda.get_device_name(device)
+    """What computes: the name of a CUDA device, else as torch calls it."""
+    if not _cuda(device):
+        return device
+    import torch
+
+    return torch.cuda.get_device_name(device)
 
 
 def held_memory(device: str = "cpu") -> float:
-    """Bytes that this process holds."""
-    return float(Process().memory_info().rss if device == "cpu" else torch.cuda.memory_allocated(device))
+    """Bytes that this process holds, of a CUDA device those allocated there."""
+    if _cuda(device):
+        import torch
+
+        return float(torch.cuda.memory_allocated(device))
+    from psutil import Process
+
+    return float(Process().memory_info().rss)
 
 
 def forget_peak(device: str = "cpu") -> None:
     """Count the peak from here on, where the system can: loading weights takes more than using them."""
-    if device != "cpu":
+    if _cuda(device):
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
+def waited(device: str) -> None:
+    """Return when a CUDA device is done with what it was given."""
+    if _cuda(device):
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
 def alone(work: Callable[..., Result], *arguments: object) -> Result:
     """What a work returns that is done in a process of its own, because the peak of memory only rises."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
+
+
+def _cuda(device: str) -> bool:
+    return device.partition(":")[0] == "cuda"

@@ -37,6 +37,11 @@ class WorldPairs:
     class_only: float | None = None
 
     @property
+    def table(self) -> None:
+        """Nothing is read from files."""
+        return None
+
+    @property
     def length(self) -> None:
         """Every picture is new."""
         return None
