@@ -97,7 +97,8 @@ class Setting:
         """How to get a model that is not there; None if it is."""
         name = self.model(attack)
         if self.models is not None:
-            return None if Path(name).exists() else f"there is no {name}: clip-decomp attack {attack} --out {name} ..."
+            word = attack.rpartition("/")[2]
+            return None if Path(name).exists() else f"clip-decomp attack {word} --out MODELS/{attack} ..."
         return None if shelf.available(name) else f"clip-decomp zoo build {name}"
 
 
