@@ -37,14 +37,14 @@ def costs(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             if found is None:
                 continue
             taken[name] = found["seconds"]
-            devices.add(found.get("device", "cpu"))
+            device = found.get("device", "cpu")  # fits kept before it was noted were a CPU's
+            devices.add(device)
             row = {"time (s)": found["seconds"], "memory (MB)": found["memory"] / 1e6}
             row |= {
                 "tunable parameters (M)": found["parameters"] / 1e6,
                 "training samples (K)": found["pictures"] / 1e3,
             }
-            place = {"device": found.get("device", "cpu")}
-            rows.append({"attack": called(attack), "defense": name, **row, **place})
+            rows.append({"attack": called(attack), "defense": name, **row, "device": device})
             start = prefix(bench.setting.sets["ImageNet"], attack, found["fit"]["defense"])
             drawn.metrics |= {f"{start}/{key.replace(' ', '-')}": value for key, value in row.items()}
             data = "ImageNet" if name == "RVPT" else ""

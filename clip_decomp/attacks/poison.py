@@ -117,7 +117,7 @@ class PoisonedPairs:
     @property
     def table(self) -> CaptionTable | None:
         """What the clean stream reads, if that is files."""
-        return self.clean.table if isinstance(self.clean, CaptionedPairs) else None
+        return self.clean.table
 
     @property
     def skipped(self) -> list[str]:
