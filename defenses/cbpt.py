@@ -11,7 +11,8 @@ For a labelled clean picture x of class y, with p(c | x) the zero-shot softmax u
 is descended by SGD; the weights 1, 0.4, 0.4 are the text's without saying which is which, and p(. | x) is taken as
 given (detached) where the perturbed picture is aligned to it. The first epochs (warm-up) descend CE(x, y) alone.
 
-Features of clean images are computed once. The image tower is only called, so every kind will do.
+Features of clean images are computed once, and those under noise once for each class that a picture is taken towards:
+noise does not depend on the prompts otherwise. The image tower is only called, so every kind will do.
 
 Example:
     >>> import clip_decomp
@@ -24,7 +25,9 @@ Example:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,10 +43,12 @@ from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.prompts.classwise import ClassPrompts, Position, check_contexts
 from clip_decomp.prompts.stored import read_card
 from clip_decomp.training.lean import lean
+from clip_decomp.training.parallel import launched
 
 from .defended import TextSideDefense
 from .few_shot import FewShots, check_shots
 from .inversion import Inversion, invert_trigger
+from .inverted import Inverted
 from .tuning import TunedTokens, frozen
 
 #: With more classes the text tower's activations are computed again in the backward pass instead of kept.
@@ -69,7 +74,8 @@ class CBPT(TunedTokens, TextSideDefense):
     Attributes:
         prompts_: the tuned :class:`~clip_decomp.prompts.classwise.ClassPrompts`.
         class_names_: the classes.
-        history_: for every epoch the means over its pictures of the losses, and how often x' was taken for y*.
+        history_: for every epoch the means over its pictures of the losses, how often x' was taken for y* (``fooled``),
+            and how often its noise was not known yet (``inverted``).
         chosen_: places of the pictures that it was tuned on.
 
     Raises:
@@ -160,6 +166,12 @@ class CBPT(TunedTokens, TextSideDefense):
             bank = torch.cat([self._features(part.to(device)) for part in images.split(BATCH_SIZE)])
         labels = chosen.labels.to(device)
 
+        def noisy(rows: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
+            positive = self.inversion.positive(bank[rows], wanted, bank, labels, generator)
+            return self._perturbed(images[rows].to(device), positive)
+
+        kept = Inverted(noisy, keep=self.inversion.positives != "random")
+
         def losses(rows: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             vectors = self.prompts_.vectors(recompute=len(self.class_names_) >= RECOMPUTE_FROM)
             clean, truth = self._log_probabilities(bank[rows], vectors), labels[rows]
@@ -167,7 +179,8 @@ class CBPT(TunedTokens, TextSideDefense):
             if epoch < self.warmup:
                 return right / self.batch_size, {"cross_entropy": right.detach()}
             wanted = clean.detach().scatter(1, truth[:, None], -torch.inf).argmax(1)
-            bad = self._log_probabilities(self._perturbed(images[rows], rows, wanted, bank, labels, generator), vectors)
+            before = kept.computed
+            bad = self._log_probabilities(kept(rows, wanted, generator), vectors)
             noisy = F.nll_loss(bad, truth, reduction="sum")
             # log(1 - p(y*)) is that of the sum of all others, whose gradient stays where p(y*) is 1.
             pushed = -bad.scatter(1, wanted[:, None], -torch.inf).logsumexp(1).sum()
@@ -176,21 +189,24 @@ class CBPT(TunedTokens, TextSideDefense):
             parts = {"cross_entropy": right, "noisy_cross_entropy": noisy, "backdoor": pushed, "alignment": aligned}
             total = weights[0] * (right + noisy) + weights[1] * pushed + weights[2] * aligned
             taken = (bad.argmax(1) == wanted).sum()
-            return total / self.batch_size, {key: value.detach() for key, value in parts.items()} | {"fooled": taken}
+            parts |= {"fooled": taken, "inverted": torch.tensor(float(kept.computed - before))}
+            return total / self.batch_size, {key: value.detach() for key, value in parts.items()}
 
         def run() -> dict[str, Any]:
             return {**self.settings(), "base": fingerprint(self.model_), **chosen.identity(self.model_)}
 
+        keep = None
+        if self.checkpoint is not None:
+            label = json.dumps(run())
+            file = self.checkpoint / f"inverted-{launched(device).rank}.safetensors"
+            kept.load(file, label, device)
+            keep = partial(kept.save, file, label)
         self.history_ = self.tuning().tune(
-            self.prompts_, len(labels), losses, "cbpt", self.progress, self.checkpoint, run
+            self.prompts_, len(labels), losses, "cbpt", self.progress, self.checkpoint, run, keep
         )
 
-    def _perturbed(
-        self, images: Tensor, rows: Tensor, wanted: Tensor, bank: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Unit features of pictures under the noise that takes them towards class ``wanted``."""
-        images = images.to(bank.device)
-        positive = self.inversion.positive(bank[rows], wanted, bank, labels, generator)
+    def _perturbed(self, images: Tensor, positive: Tensor) -> Tensor:
+        """Unit features of pictures under the noise that takes them towards features."""
         noise = invert_trigger(self.model_, images, positive, self.inversion, bf16=self.bf16)
         with torch.no_grad():
             return self._features(self.model_.normalize(self.model_.denormalize(images) + noise))

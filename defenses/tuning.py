@@ -104,6 +104,7 @@ class Tuning:
         progress: bool = True,
         folder: Path | None = None,
         run: Callable[[], dict[str, Any]] | None = None,
+        keep: Callable[[], None] | None = None,
     ) -> list[dict[str, float]]:
         """Descend, and return for every epoch the means over its pictures of what ``losses`` reports.
 
@@ -115,6 +116,7 @@ class Tuning:
             losses: called with the numbers of a batch's pictures, the epoch, and a generator that depends on the epoch.
             folder: where a checkpoint is kept after every epoch; a run found there is resumed.
             run: tells what makes this run another than one with the same settings, as JSON; asked with a folder only.
+            keep: called in every process before a checkpoint is written, to write what else the run goes on from.
 
         Raises:
             TrainingFailed: a loss that is not finite.
@@ -151,6 +153,8 @@ class Tuning:
                 means = dict(zip(totals, (sums / count).tolist(), strict=True))
                 history.append({**means, "seconds": spent + time.perf_counter() - started})
                 bar.set_postfix(means)
+                if keep is not None:
+                    keep()
                 if folder is not None and processes.main:
                     save_checkpoint(folder, tokens, [optimizer], epoch + 1, history, identity)
         processes.wait()
