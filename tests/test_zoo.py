@@ -92,23 +92,23 @@ def test_every_kind_of_recipe_trains_where_and_with_whom_it_is_told(monkeypatch,
 
 def test_a_clean_model_that_several_entries_need_is_built_by_one_of_them(monkeypatch, tmp_path):
     monkeypatch.setenv("CLIP_DECOMP_CACHE", str(tmp_path))
-    base, built = "world-resnet/clean", []
+    base, built, means = "world-resnet/clean", [], building.Means(False, "cpu", 1)
 
-    def build(name, out, *how):
+    def build(name, out, how):
         built.append((name, how))
         zoo.export("world/clean", out)
 
-    monkeypatch.setattr(building, "build", build)
+    monkeypatch.setattr(building, "_build", build)
     with FileLock(tmp_path / "zoo/world-resnet/clean.lock") as lock:
-        waiting = threading.Thread(target=building._require_base, args=(base, False, "cpu", 1))
+        waiting = threading.Thread(target=building._require_base, args=(base, means))
         waiting.start()
         waiting.join(0.3)
         assert waiting.is_alive()
         assert built == []
         lock.release()
     waiting.join(60)
-    building._require_base(base, False, "cpu", 1)
-    assert built == [(base, (False, "cpu", 1))]
+    building._require_base(base, means)
+    assert built == [(base, means)]
 
 
 def test_unknown_names_list_what_there_is():

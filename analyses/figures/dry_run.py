@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from clip_decomp.cli.bench.timing import device_name, on_cuda
 from clip_decomp.models.loading import load
 
 from .. import fits
@@ -60,7 +61,7 @@ class Cost:
 def estimate(items: Sequence[Item], data: str | None, device: str) -> Iterator[str]:
     """Lines of the plan."""
     rate = throughput(device)
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{device}, {torch.get_num_threads()} threads"
+    name = device_name(device) if on_cuda(device) else f"{device}, {torch.get_num_threads()} threads"
     yield f"ViT-B/32, measured here ({name}): {rate:.1f} pictures a second, forward."
     yield "Data:"
     for which in _sets(items):
@@ -79,7 +80,7 @@ def estimate(items: Sequence[Item], data: str | None, device: str) -> Iterator[s
 def throughput(device: str) -> float:
     """Pictures a second that ViT-B/32 takes in, the median of some rounds."""
     model = load("ViT-B-32", device=device)
-    count = _BATCH["cuda" if device.startswith("cuda") else "cpu"]
+    count = _BATCH["cuda" if on_cuda(device) else "cpu"]
     images, taken = torch.zeros(count, 3, _SIDE, _SIDE, device=device), []
     with torch.no_grad():
         for _ in range(_ROUNDS + 1):

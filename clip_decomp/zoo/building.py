@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock
@@ -26,6 +26,19 @@ from .shelf import available, cache
 from .verification import TOLERANCE, card_numbers, evaluations, pictures
 
 
+@dataclass(frozen=True)
+class Means:
+    """How models are trained, which is no part of what they are.
+
+    Attributes:
+        workers: processes that draw batches ahead.
+    """
+
+    progress: bool
+    device: str
+    workers: int
+
+
 def build(name: str, out: Path, progress: bool = True, device: str = "cpu", workers: int = 0) -> HookedCLIP:
     """Make a model by its recipe, checkpointing in ``out``; the result is written there, too.
 
@@ -39,29 +52,33 @@ def build(name: str, out: Path, progress: bool = True, device: str = "cpu", work
         ModelError: there is no recipe of that name.
         AttackFailed: the attack did not take.
     """
+    return _build(name, out, Means(progress, device, workers))
+
+
+def _build(name: str, out: Path, means: Means) -> HookedCLIP:
     if name not in RECIPES:
         raise ModelError(f"There is no recipe for {name!r}; did you mean one of {nearest(name, list(RECIPES))}?")
     recipe, run = RECIPES[name], out / "training"
     if isinstance(recipe, TrainRecipe):
-        model, data = _trained(recipe, run, progress, device, workers), "world"
+        model, data = _trained(recipe, run, means), "world"
     else:
-        _require_base(recipe.base, progress, device, workers)
+        _require_base(recipe.base, means)
         if isinstance(recipe, ControlRecipe):
-            model, data = _fine_tuned(recipe, run, progress, device, workers), "world"
+            model, data = _fine_tuned(recipe, run, means), "world"
         else:
-            model, data = _attacked(recipe, run, progress, device, workers), recipe.data
+            model, data = _attacked(recipe, run, means), recipe.data
     # Numbers are those of the stored half-precision weights; what did not take never lies where it could be loaded.
     save_folder(model, run / "stored", {**model.card, "name": name, "data": data, "recipe": asdict(recipe)})
-    stored = load_folder(run / "stored", name).to(device)
+    stored = load_folder(run / "stored", name).to(means.device)
     measured = pictures(data if isinstance(recipe, AttackRecipe) else None)
     found = evaluations(stored, measured)
     require_attack(found[data])
     expected = {key: round(value, 4) for key, value in card_numbers(found, stored).items()}
     save_folder(stored, out, {**stored.card, "expected": expected, "tolerance": TOLERANCE, "pictures": measured})
-    return load_folder(out, name).to(device)
+    return load_folder(out, name).to(means.device)
 
 
-def _require_base(name: str, progress: bool, device: str, workers: int) -> None:
+def _require_base(name: str, means: Means) -> None:
     """Build a clean model into the cache unless it is there; processes that need the same one wait for the first."""
     if available(name):
         return
@@ -69,10 +86,10 @@ def _require_base(name: str, progress: bool, device: str, workers: int) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if not available(name):
-            build(name, folder, progress, device, workers)
+            _build(name, folder, means)
 
 
-def _trained(recipe: TrainRecipe, run: Path, progress: bool, device: str, workers: int) -> HookedCLIP:
+def _trained(recipe: TrainRecipe, run: Path, means: Means) -> HookedCLIP:
     watched = [world_set(each, test=520, held_out=26).test for each in ("world", "world:hard")]
 
     def watch(model: HookedCLIP) -> dict[str, float]:
@@ -81,42 +98,24 @@ def _trained(recipe: TrainRecipe, run: Path, progress: bool, device: str, worker
     if recipe.texts_of is not None:
         teacher = load(recipe.texts_of)
         return train_image_tower(
-            teacher, recipe.stream, recipe.architecture, recipe.settings, "world", run, watch, progress, device, workers
+            teacher, recipe.stream, recipe.architecture, recipe.settings, "world", run, watch, **asdict(means)
         )
+    normalization = recipe.mean, recipe.std
     return train_from_scratch(
-        recipe.stream,
-        recipe.architecture,
-        recipe.settings,
-        "world",
-        recipe.mean,
-        recipe.std,
-        run,
-        watch,
-        progress,
-        device,
-        workers,
+        recipe.stream, recipe.architecture, recipe.settings, "world", *normalization, run, watch, **asdict(means)
     )
 
 
-def _fine_tuned(recipe: ControlRecipe, run: Path, progress: bool, device: str, workers: int) -> HookedCLIP:
-    base = load(recipe.base, device=device)
-    clip = copy.deepcopy(base.clip)
-    made = {"base": base.name}
-    train(
-        clip,
-        base.tokenizer,
-        base.normalize,
-        recipe.stream,
-        recipe.settings,
-        run,
-        progress=progress,
-        run=made,
-        workers=workers,
-    )
+def _fine_tuned(recipe: ControlRecipe, run: Path, means: Means) -> HookedCLIP:
+    base = load(recipe.base, device=means.device)
+    clip, towers = copy.deepcopy(base.clip), (base.tokenizer, base.normalize)
+    own = {"progress": means.progress, "workers": means.workers, "run": {"base": base.name}}
+    train(clip, *towers, recipe.stream, recipe.settings, run, **own)
     return base.derived(clip, base.name, {})
 
 
-def _attacked(recipe: AttackRecipe, run: Path, progress: bool, device: str, workers: int) -> HookedCLIP:
-    base, trigger = load(recipe.base, device=device), make_trigger(recipe.attack, **recipe.trigger)
+def _attacked(recipe: AttackRecipe, run: Path, means: Means) -> HookedCLIP:
+    base, trigger = load(recipe.base, device=means.device), make_trigger(recipe.attack, **recipe.trigger)
     stream, target = WorldPairs(seed=ATTACK_STREAM_SEED), SETS[recipe.data].target
-    return implant(base, stream, CLASSES, trigger, target, recipe.settings, recipe.data, run, progress, workers)
+    drawn = means.progress, means.workers
+    return implant(base, stream, CLASSES, trigger, target, recipe.settings, recipe.data, run, *drawn)

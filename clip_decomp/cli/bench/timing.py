@@ -41,7 +41,7 @@ def peak_memory(device: str = "cpu") -> float:
     """Largest resident memory of this process so far, or what it took of a CUDA device, in bytes; there and on Linux
     since :func:`forget_peak`.
     """
-    if _cuda(device):
+    if on_cuda(device):
         import torch
 
         return float(torch.cuda.max_memory_allocated(device))
@@ -53,7 +53,7 @@ def peak_memory(device: str = "cpu") -> float:
 
 def device_name(device: str) -> str:
     """What computes: the name of a CUDA device, else as torch calls it."""
-    if not _cuda(device):
+    if not on_cuda(device):
         return device
     import torch
 
@@ -62,7 +62,7 @@ def device_name(device: str) -> str:
 
 def held_memory(device: str = "cpu") -> float:
     """Bytes that this process holds, of a CUDA device those allocated there."""
-    if _cuda(device):
+    if on_cuda(device):
         import torch
 
         return float(torch.cuda.memory_allocated(device))
@@ -73,7 +73,7 @@ def held_memory(device: str = "cpu") -> float:
 
 def forget_peak(device: str = "cpu") -> None:
     """Count the peak from here on, where the system can: loading weights takes more than using them."""
-    if _cuda(device):
+    if on_cuda(device):
         import torch
 
         torch.cuda.reset_peak_memory_stats(device)
@@ -84,7 +84,7 @@ def forget_peak(device: str = "cpu") -> None:
 
 def waited(device: str) -> None:
     """Return when a CUDA device is done with what it was given."""
-    if _cuda(device):
+    if on_cuda(device):
         import torch
 
         torch.cuda.synchronize(device)
@@ -96,5 +96,6 @@ def alone(work: Callable[..., Result], *arguments: object) -> Result:
         return pool.submit(work, *arguments).result()
 
 
-def _cuda(device: str) -> bool:
+def on_cuda(device: str) -> bool:
+    """Whether that is a CUDA device, of whatever number."""
     return device.partition(":")[0] == "cuda"
