@@ -37,7 +37,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clip_decomp.data.sets import BATCH_SIZE, ImageSet
-from clip_decomp.errors import ModelError, SettingError
+from clip_decomp.errors import DataError, ModelError, SettingError, nearest
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.prompts.classwise import ClassPrompts, Position, check_contexts
@@ -67,6 +67,8 @@ class CBPT(TunedTokens, TextSideDefense):
         warmup: epochs that descend the clean cross-entropy alone.
         lr: of SGD, for losses summed over the batch and divided by ``batch_size``, with cosine decay to zero.
         weight_ce, weight_bd, weight_align: of the cross-entropies, the backdoor loss and the alignment.
+        aim: the class that every picture of another one is taken towards, instead of its own :math:`y^*`: the one that
+            an audit found suspicious (:mod:`defenses.audit`). Not in the paper.
         inversion: settings of the inner loop.
         bf16: invert triggers in bfloat16 where autocast allows it.
         checkpoint: a folder that is written after every epoch; a run that is found there goes on.
@@ -97,6 +99,7 @@ class CBPT(TunedTokens, TextSideDefense):
         weight_ce: float = 1.0,
         weight_bd: float = 0.4,
         weight_align: float = 0.4,
+        aim: str | None = None,
         inversion: Inversion | None = None,
         bf16: bool = True,
         seed: int = 0,
@@ -111,7 +114,7 @@ class CBPT(TunedTokens, TextSideDefense):
         self.length, self.position, self.shared, self.words = length, position, shared, words
         self.shots, self.epochs, self.warmup, self.batch_size = shots, epochs, warmup, batch_size
         self.weight_ce, self.weight_bd, self.weight_align = weights
-        self.lr, self.momentum, self.inversion = lr, momentum, inversion or Inversion()
+        self.lr, self.momentum, self.aim, self.inversion = lr, momentum, aim, inversion or Inversion()
         self.bf16, self.seed, self.checkpoint, self.progress = bf16, seed, checkpoint, progress
         self.tuning()  # complains about settings out of its range
 
@@ -126,12 +129,15 @@ class CBPT(TunedTokens, TextSideDefense):
 
         Raises:
             SettingError: class names that do not fit in the context, or pictures without labels.
-            DataError: labels out of range, or a class with fewer pictures than shots.
+            DataError: labels out of range, a class with fewer pictures than shots, or no class of the name to aim at.
             TrainingFailed: a loss that is not finite.
         """
         chosen = FewShots.of(model, images, labels, class_names, self.shots, self.seed)
         self.chosen_ = chosen.places
         names = chosen.class_names
+        if self.aim is not None and self.aim not in names:
+            near = nearest(self.aim, names)
+            raise DataError(f"There is no class {self.aim!r} to take pictures towards; did you mean one of {near}?")
         self._prompted(
             model, ClassPrompts(model, names, self.length, self.position, self.shared, self.words, self.seed)
         )
@@ -170,6 +176,7 @@ class CBPT(TunedTokens, TextSideDefense):
             positive = self.inversion.positive(bank[rows], wanted, bank, labels, generator)
             return self._perturbed(images[rows].to(device), positive)
 
+        aim = None if self.aim is None else self.class_names_.index(self.aim)
         kept = Inverted(noisy, keep=self.inversion.positives != "random")
 
         def losses(rows: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -179,6 +186,8 @@ class CBPT(TunedTokens, TextSideDefense):
             if epoch < self.warmup:
                 return right / self.batch_size, {"cross_entropy": right.detach()}
             wanted = clean.detach().scatter(1, truth[:, None], -torch.inf).argmax(1)
+            if aim is not None:
+                wanted = torch.where(truth == aim, wanted, aim)
             before = kept.computed
             bad = self._log_probabilities(kept(rows, wanted, generator), vectors)
             noisy = F.nll_loss(bad, truth, reduction="sum")

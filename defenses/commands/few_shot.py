@@ -118,6 +118,9 @@ def cbpt(
     budget: Annotated[float, typer.Option(help="Their largest norm, in pixel units (0..1).")] = 2.0,
     steps: Annotated[int, typer.Option(help="Of inversion, a picture.")] = 10,
     positives: Annotated[str, typer.Option(help="Pictures aimed at: farthest, nearest or random.")] = "farthest",
+    aim: Annotated[
+        str | None, typer.Option(help="Take all pictures towards this class, which 'clip-decomp audit' suspects.")
+    ] = None,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -131,7 +134,7 @@ def cbpt(
     clock = Clock()
     inner = {"norm": norm, "budget": budget, "steps": steps, "positives": positives}
     settings: dict[str, Any] = {"shots": shots, "length": length, "position": position, "shared": shared}
-    settings |= {"words": words, "epochs": epochs, "warmup": warmup, "batch_size": batch_size, "lr": lr}
+    settings |= {"words": words, "epochs": epochs, "warmup": warmup, "batch_size": batch_size, "lr": lr, "aim": aim}
     defense = CBPT(**settings, inversion=Inversion(**inner), seed=seed, checkpoint=checkpoint(out))
     subject = attacked(model, data, attack, target, images, seed, device)
     _tuned("cbpt", defense, subject, tune_on, None, False, seed, out, force, as_json, clock)

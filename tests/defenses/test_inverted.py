@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from clip_decomp.errors import DataError
 from defenses import CBPT
 from defenses.cbpt import Inverted as Kept
 from defenses.inversion import Inversion
@@ -44,6 +45,25 @@ def test_known_noise_is_used_again_and_changes_nothing_but_roundings(fit, monkey
     always, more = fit()
     assert more == 5 * 12
     torch.testing.assert_close(once.prompts_.context, always.prompts_.context, rtol=1e-3, atol=1e-4)
+
+
+def test_aimed_at_one_class_every_picture_is_inverted_once_and_that_class_is_left_to_itself(fit, monkeypatch):
+    asked, call = [], Kept.__call__
+
+    def listening(self, rows, wanted, generator):
+        asked.extend(zip(rows.tolist(), wanted.tolist(), strict=True))
+        return call(self, rows, wanted, generator)
+
+    monkeypatch.setattr(Kept, "__call__", listening)
+    cbpt, computed = fit(aim="plum")
+    truth = [cbpt.chosen_[row].item() % 4 for row, _ in asked]
+    towards = {label: {goal for (_, goal), own in zip(asked, truth, strict=True) if own == label} for label in range(4)}
+    assert towards[0] == towards[1] == towards[3] == {2}
+    assert 2 not in towards[2]
+    assert 12 <= computed <= 9 + 3 * 3
+    assert cbpt.history_[3]["inverted"] <= 0.25
+    with pytest.raises(DataError, match=r"no class 'plumb'.*plum"):
+        fit(aim="plumb")
 
 
 def test_random_positives_are_drawn_anew_in_every_epoch(fit):

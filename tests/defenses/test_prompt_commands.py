@@ -38,12 +38,26 @@ def test_a_linear_probe_from_the_command_line(succeed, tmp_path):
 def test_cbpt_from_the_command_line_and_in_a_study(succeed, tmp_path):
     few = ["--model", "world/badnet", "--images", "52", "--out", str(tmp_path)]
     succeed(
-        "defend", "cbpt", *few, "--shots", "2", "--epochs", "2", "--warmup", "1", "--steps", "1", "--position", "middle"
+        "defend",
+        "cbpt",
+        *few,
+        "--shots",
+        "2",
+        "--epochs",
+        "2",
+        "--warmup",
+        "1",
+        "--steps",
+        "1",
+        "--position",
+        "middle",
+        "--aim",
+        "spider",
     )
     found = json.loads((tmp_path / "results.json").read_text())
     assert 0 <= found["metrics"]["world/badnet/cbpt/asr"] <= 1
     assert found["settings"]["parameters"] == 26 * 4 * 128
-    assert found["settings"]["position"] == "middle"
+    assert (found["settings"]["position"], found["settings"]["aim"]) == ("middle", "spider")
     assert CBPT.load(tmp_path / "prompts", clip_decomp.load("world/badnet")).inversion.steps == 1
     vary = ["--vary", "shots=1", "--vary", "epochs=1", "--vary", "warmup=0", "--vary", "inversion-steps=1"]
     succeed("study", "cbpt", *few, *vary, "--seeds", "1")
