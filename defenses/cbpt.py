@@ -5,10 +5,11 @@ For a labelled clean picture x of class y, with p(c | x) the zero-shot softmax u
 :mod:`defenses.inversion` aimed at :math:`y^* = \arg\max_{c \ne y} \cos(V(x), T(t_c))`,
 
 .. math::
-    L = \lambda_{ce} [CE(x, y) + CE(x', y)] + \lambda_{bd} [-\log(1 - p(y^* | x'))]
+    L = \lambda_{ce} [CE(x, y) + \lambda_{noisy} CE(x', y)] + \lambda_{bd} [-\log(1 - p(y^* | x'))]
         + \lambda_{align} \, p(y | x) \, KL(p(\cdot | x) \| p(\cdot | x'))
 
-is descended by SGD; the weights 1, 0.4, 0.4 are the text's without saying which is which, and p(. | x) is taken as
+is descended by SGD; the weights 1, 0.4, 0.4 are the text's without saying which is which (:math:`\lambda_{noisy}`, 1, is
+ours: less of it costs less clean accuracy), and p(. | x) is taken as
 given (detached) where the perturbed picture is aligned to it. The first epochs (warm-up) descend CE(x, y) alone.
 
 Features of clean images are computed once, and those under noise once for each class that a picture is taken towards:
@@ -67,6 +68,7 @@ class CBPT(TunedTokens, TextSideDefense):
         warmup: epochs that descend the clean cross-entropy alone.
         lr: of SGD, for losses summed over the batch and divided by ``batch_size``, with cosine decay to zero.
         weight_ce, weight_bd, weight_align: of the cross-entropies, the backdoor loss and the alignment.
+        weight_noisy: of the perturbed pictures' cross-entropy within the cross-entropies.
         aim: the class that every picture of another one is taken towards, instead of its own :math:`y^*`: the one that
             an audit found suspicious (:mod:`defenses.audit`). Not in the paper.
         inversion: settings of the inner loop.
@@ -99,6 +101,7 @@ class CBPT(TunedTokens, TextSideDefense):
         weight_ce: float = 1.0,
         weight_bd: float = 0.4,
         weight_align: float = 0.4,
+        weight_noisy: float = 1.0,
         aim: str | None = None,
         inversion: Inversion | None = None,
         bf16: bool = True,
@@ -106,14 +109,14 @@ class CBPT(TunedTokens, TextSideDefense):
         checkpoint: Path | None = None,
         progress: bool = True,
     ):
-        weights = weight_ce, weight_bd, weight_align
+        weights = weight_ce, weight_bd, weight_align, weight_noisy
         if warmup < 0 or min(weights) < 0:
             raise SettingError(f"CBPT needs warmup and weights >= 0, not {warmup} and {weights}.")
         check_contexts(length, position)
         check_shots(shots)
         self.length, self.position, self.shared, self.words = length, position, shared, words
         self.shots, self.epochs, self.warmup, self.batch_size = shots, epochs, warmup, batch_size
-        self.weight_ce, self.weight_bd, self.weight_align = weights
+        self.weight_ce, self.weight_bd, self.weight_align, self.weight_noisy = weights
         self.lr, self.momentum, self.aim, self.inversion = lr, momentum, aim, inversion or Inversion()
         self.bf16, self.seed, self.checkpoint, self.progress = bf16, seed, checkpoint, progress
         self.tuning()  # complains about settings out of its range
@@ -196,7 +199,7 @@ class CBPT(TunedTokens, TextSideDefense):
             weight, given = clean.detach().gather(1, truth[:, None])[:, 0].exp(), clean.detach()
             aligned = (weight * F.kl_div(bad, given, reduction="none", log_target=True).sum(1)).sum()
             parts = {"cross_entropy": right, "noisy_cross_entropy": noisy, "backdoor": pushed, "alignment": aligned}
-            total = weights[0] * (right + noisy) + weights[1] * pushed + weights[2] * aligned
+            total = weights[0] * (right + self.weight_noisy * noisy) + weights[1] * pushed + weights[2] * aligned
             taken = (bad.argmax(1) == wanted).sum()
             parts |= {"fooled": taken, "inverted": torch.tensor(float(kept.computed - before))}
             return total / self.batch_size, {key: value.detach() for key, value in parts.items()}
