@@ -8,9 +8,9 @@ For a labelled clean picture x of class y, with p(c | x) the zero-shot softmax u
     L = \lambda_{ce} [CE(x, y) + \lambda_{noisy} CE(x', y)] + \lambda_{bd} [-\log(1 - p(y^* | x'))]
         + \lambda_{align} \, p(y | x) \, KL(p(\cdot | x) \| p(\cdot | x'))
 
-is descended by SGD; the weights 1, 0.4, 0.4 are the text's without saying which is which (:math:`\lambda_{noisy}`, 1, is
-ours: less of it costs less clean accuracy), and p(. | x) is taken as
-given (detached) where the perturbed picture is aligned to it. The first epochs (warm-up) descend CE(x, y) alone.
+is descended by SGD; the weights 1, 0.4, 0.4 are the text's without saying which is which, :math:`\lambda_{noisy}` is
+ours (1 in the paper), and p(. | x) is taken as given (detached) where the perturbed picture is aligned to it. The first
+epochs (warm-up) descend CE(x, y) alone.
 
 Features of clean images are computed once, and those under noise once for each class that a picture is taken towards:
 noise does not depend on the prompts otherwise. The image tower is only called, so every kind will do.
@@ -52,6 +52,18 @@ from .inversion import Inversion, invert_trigger
 from .inverted import Inverted
 from .tuning import TunedTokens, frozen
 
+#: What was found for a class that an audit suspects, not in the paper (docs/measurements.md): less of
+#: the perturbed pictures' cross-entropy, which costs clean accuracy and is not needed to push one class away.
+_AIMED: dict[str, Any] = {
+    "words": "a photo of a",
+    "epochs": 40,
+    "warmup": 0,
+    "lr": 0.01,
+    "weight_bd": 0.5,
+    "weight_align": 0.0,
+    "weight_noisy": 0.1,
+    "inversion": Inversion(budget=3.0),
+}
 #: With more classes the text tower's activations are computed again in the backward pass instead of kept.
 RECOMPUTE_FROM = 128
 
@@ -120,6 +132,17 @@ class CBPT(TunedTokens, TextSideDefense):
         self.lr, self.momentum, self.aim, self.inversion = lr, momentum, aim, inversion or Inversion()
         self.bf16, self.seed, self.checkpoint, self.progress = bf16, seed, checkpoint, progress
         self.tuning()  # complains about settings out of its range
+
+    @classmethod
+    def aimed(cls, suspect: str, **changes: Any) -> Self:
+        """CBPT for the class that an audit suspects: all noise is taken towards it, other settings are those that were
+        found for it, but for ``changes`` of them.
+
+        Example:
+            >>> CBPT.aimed("banana", shots=8).settings()["aim"]
+            'banana'
+        """
+        return cls(**{**_AIMED, "aim": suspect, **changes})
 
     def fit(
         self,

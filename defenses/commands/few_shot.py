@@ -109,18 +109,39 @@ def cbpt(
     length: Annotated[int, typer.Option(help="Context tokens a class.")] = 4,
     position: Annotated[str, typer.Option(help="Where the class's name stands: front, middle or end.")] = "end",
     shared: Annotated[bool, typer.Option("--shared", help="One context for all classes.")] = False,
-    words: Annotated[str | None, typer.Option(help="What contexts start as; random by default.")] = None,
-    epochs: Epochs = 20,
-    warmup: Annotated[int, typer.Option(help="First epochs, on the clean cross-entropy alone.")] = 5,
-    batch_size: BatchSize = 32,
-    lr: Annotated[float, typer.Option(help="Learning rate of SGD, for losses divided by the batch size.")] = 2e-3,
-    norm: Annotated[str, typer.Option(help="Of the inverted triggers: l2 or linf.")] = "l2",
-    budget: Annotated[float, typer.Option(help="Their largest norm, in pixel units (0..1).")] = 2.0,
-    steps: Annotated[int, typer.Option(help="Of inversion, a picture.")] = 10,
-    positives: Annotated[str, typer.Option(help="Pictures aimed at: farthest, nearest or random.")] = "farthest",
     aim: Annotated[
         str | None, typer.Option(help="Take all pictures towards this class, which 'clip-decomp audit' suspects.")
     ] = None,
+    words: Annotated[
+        str | None, typer.Option(help="What contexts start as; random by default, 'a photo of a' with --aim.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training pictures; 20 by default, 40 with --aim.")
+    ] = None,
+    warmup: Annotated[
+        int | None,
+        typer.Option(help="First epochs, on the clean cross-entropy alone; 5 by default, none with --aim."),
+    ] = None,
+    batch_size: BatchSize = 32,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Of SGD, for losses divided by the batch size; 0.002 by default, 0.01 with --aim."),
+    ] = None,
+    weight_ce: Annotated[float, typer.Option(help="Of the cross-entropies.")] = 1.0,
+    weight_noisy: Annotated[
+        float | None,
+        typer.Option(help="Of perturbed pictures' cross-entropy within them; 1 by default, 0.1 with --aim."),
+    ] = None,
+    weight_bd: Annotated[
+        float | None, typer.Option(help="Of the backdoor loss; 0.4 by default, 0.5 with --aim.")
+    ] = None,
+    weight_align: Annotated[float | None, typer.Option(help="Of the alignment; 0.4 by default, 0 with --aim.")] = None,
+    norm: Annotated[str, typer.Option(help="Of the inverted triggers: l2 or linf.")] = "l2",
+    budget: Annotated[
+        float | None, typer.Option(help="Their largest norm, in pixel units (0..1); 2 by default, 3 with --aim.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Of inversion, a picture.")] = 10,
+    positives: Annotated[str, typer.Option(help="Pictures aimed at: farthest, nearest or random.")] = "farthest",
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -129,13 +150,16 @@ def cbpt(
 ) -> None:
     """CBPT: tune class-wise text prompts against inverted triggers, on a few clean pictures."""
     from ..cbpt import CBPT
-    from ..inversion import Inversion
 
     clock = Clock()
-    inner = {"norm": norm, "budget": budget, "steps": steps, "positives": positives}
     settings: dict[str, Any] = {"shots": shots, "length": length, "position": position, "shared": shared}
-    settings |= {"words": words, "epochs": epochs, "warmup": warmup, "batch_size": batch_size, "lr": lr, "aim": aim}
-    defense = CBPT(**settings, inversion=Inversion(**inner), seed=seed, checkpoint=checkpoint(out))
+    settings |= {"batch_size": batch_size, "weight_ce": weight_ce, "seed": seed, "checkpoint": checkpoint(out)}
+    chosen = {"words": words, "epochs": epochs, "warmup": warmup, "lr": lr, "weight_bd": weight_bd}
+    chosen |= {"weight_align": weight_align, "weight_noisy": weight_noisy}
+    settings |= {key: value for key, value in chosen.items() if value is not None}
+    defense = CBPT(**settings) if aim is None else CBPT.aimed(aim, **settings)
+    inner = {"norm": norm, "steps": steps, "positives": positives} | ({} if budget is None else {"budget": budget})
+    defense.inversion = replace(defense.inversion, **inner)
     subject = attacked(model, data, attack, target, images, seed, device)
     _tuned("cbpt", defense, subject, tune_on, None, False, seed, out, force, as_json, clock)
 

@@ -66,6 +66,26 @@ def test_cbpt_from_the_command_line_and_in_a_study(succeed, tmp_path):
     assert "does not know" in succeed("study", "cbpt", *few, "--vary", "inversion-colour=1", code=1)
 
 
+def test_aiming_at_a_suspect_brings_its_own_settings_unless_they_are_given(succeed, tmp_path):
+    few = ["--model", "world/badnet", "--images", "52", "--shots", "1", "--steps", "1", "--epochs", "1"]
+
+    def settings(*more):
+        out = tmp_path / str(len(more))
+        succeed("defend", "cbpt", *few, *more, "--out", str(out))
+        found = json.loads((out / "results.json").read_text())["settings"]
+        return {key: found[key] for key in ("words", "epochs", "lr", "weight_align", "inversion")}
+
+    inner = {"steps": 1, "lr": 0.1, "norm": "l2", "positives": "farthest"}
+    paper = {"words": None, "epochs": 1, "lr": 0.002, "weight_align": 0.4, "inversion": {**inner, "budget": 2.0}}
+    assert settings() == paper
+    aimed = {"words": "a photo of a", "lr": 0.01, "weight_align": 0.0, "inversion": {**inner, "budget": 3.0}}
+    assert settings("--aim", "banana") == {**paper, **aimed}
+    given = ["--lr", "0.1", "--budget", "1", "--weight-align", "0.3"]
+    wanted = {"lr": 0.1, "weight_align": 0.3, "inversion": {**inner, "budget": 1.0}}
+    assert settings("--aim", "banana", *given) == {**paper, **aimed, **wanted}
+    assert "no class 'bananna'" in succeed("defend", "cbpt", *few, "--aim", "bananna", code=1)
+
+
 def test_tuning_on_one_set_and_measuring_on_another(succeed, tmp_path):
     arguments = ["--data", "world:outlines", "--tune-on", "world", "--without-target", "--template", "##### {}"]
     succeed("defend", "rvpt", "--model", "world/badnet", *SMALL, *arguments, "--force", "--out", str(tmp_path))
