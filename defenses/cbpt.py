@@ -52,16 +52,16 @@ from .inversion import Inversion, invert_trigger
 from .inverted import Inverted
 from .tuning import TunedTokens, frozen
 
-#: What was found for a class that an audit suspects, not in the paper (docs/measurements.md): less of
-#: the perturbed pictures' cross-entropy, which costs clean accuracy and is not needed to push one class away.
+#: What was found for a class that an audit suspects, not in the paper (docs/measurements.md): perturbed pictures need not
+#: be recognized again, which costs clean accuracy, where one class has to be pushed away.
 _AIMED: dict[str, Any] = {
     "words": "a photo of a",
     "epochs": 40,
     "warmup": 0,
     "lr": 0.01,
-    "weight_bd": 0.5,
+    "weight_bd": 0.2,
     "weight_align": 0.0,
-    "weight_noisy": 0.1,
+    "weight_noisy": 0.0,
     "inversion": Inversion(budget=3.0),
 }
 #: With more classes the text tower's activations are computed again in the backward pass instead of kept.

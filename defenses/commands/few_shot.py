@@ -130,10 +130,10 @@ def cbpt(
     weight_ce: Annotated[float, typer.Option(help="Of the cross-entropies.")] = 1.0,
     weight_noisy: Annotated[
         float | None,
-        typer.Option(help="Of perturbed pictures' cross-entropy within them; 1 by default, 0.1 with --aim."),
+        typer.Option(help="Of perturbed pictures' cross-entropy within them; 1 by default, 0 with --aim."),
     ] = None,
     weight_bd: Annotated[
-        float | None, typer.Option(help="Of the backdoor loss; 0.4 by default, 0.5 with --aim.")
+        float | None, typer.Option(help="Of the backdoor loss; 0.4 by default, 0.2 with --aim.")
     ] = None,
     weight_align: Annotated[float | None, typer.Option(help="Of the alignment; 0.4 by default, 0 with --aim.")] = None,
     norm: Annotated[str, typer.Option(help="Of the inverted triggers: l2 or linf.")] = "l2",
