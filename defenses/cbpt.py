@@ -52,8 +52,8 @@ from .inversion import Inversion, invert_trigger
 from .inverted import Inverted
 from .tuning import TunedTokens, frozen
 
-#: What was found for a class that an audit suspects, not in the paper (docs/measurements.md): perturbed pictures need not
-#: be recognized again, which costs clean accuracy, where one class has to be pushed away.
+#: What was found for a class that an audit suspects, not in the paper (docs/measurements.md): where one class has to be
+#: pushed away, perturbed pictures need not be recognized again, which costs clean accuracy.
 _AIMED: dict[str, Any] = {
     "words": "a photo of a",
     "epochs": 40,
