@@ -84,6 +84,8 @@ class CBPT(TunedTokens, TextSideDefense):
         aim: the class that every picture of another one is taken towards, instead of its own :math:`y^*`: the one that
             an audit found suspicious (:mod:`defenses.audit`). Not in the paper.
         inversion: settings of the inner loop.
+        keep_noise: compute a picture's noise once for each class that it is taken towards, not in every epoch; the same
+            numbers but for roundings.
         bf16: invert triggers in bfloat16 where autocast allows it.
         checkpoint: a folder that is written after every epoch; a run that is found there goes on.
 
@@ -116,6 +118,7 @@ class CBPT(TunedTokens, TextSideDefense):
         weight_noisy: float = 1.0,
         aim: str | None = None,
         inversion: Inversion | None = None,
+        keep_noise: bool = True,
         bf16: bool = True,
         seed: int = 0,
         checkpoint: Path | None = None,
@@ -130,6 +133,7 @@ class CBPT(TunedTokens, TextSideDefense):
         self.shots, self.epochs, self.warmup, self.batch_size = shots, epochs, warmup, batch_size
         self.weight_ce, self.weight_bd, self.weight_align, self.weight_noisy = weights
         self.lr, self.momentum, self.aim, self.inversion = lr, momentum, aim, inversion or Inversion()
+        self.keep_noise = keep_noise
         self.bf16, self.seed, self.checkpoint, self.progress = bf16, seed, checkpoint, progress
         self.tuning()  # complains about settings out of its range
 
@@ -203,7 +207,7 @@ class CBPT(TunedTokens, TextSideDefense):
             return self._perturbed(images[rows].to(device), positive)
 
         aim = None if self.aim is None else self.class_names_.index(self.aim)
-        kept = Inverted(noisy, keep=self.inversion.positives != "random")
+        kept = Inverted(noisy, keep=self.keep_noise and self.inversion.positives != "random")
 
         def losses(rows: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             vectors = self.prompts_.vectors(recompute=len(self.class_names_) >= RECOMPUTE_FROM)

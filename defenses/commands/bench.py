@@ -98,12 +98,15 @@ def cbpt(
     classes: Annotated[list[int] | None, typer.Option(min=2, help="Classes; 40, 100 and 1,000 by default.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 32,
     steps: Annotated[int, typer.Option(min=1, help="Of the inner loop.")] = 10,
+    shots: Annotated[int, typer.Option(min=1, help="Pictures a class of the tuning that is timed.")] = 2,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """What a step of CBPT costs, ViT-B/32 sizes, random weights: the classes' texts and the inner loop, apart."""
+    """What a step of CBPT costs, ViT-B/32 sizes, random weights: the classes' texts and the inner loop, apart; and what
+    a tuning of world/badnet takes with noise that is computed once a class and in every epoch.
+    """
     import torch
 
     where, clock, metrics = check_device(device), Clock(), {}
@@ -111,8 +114,7 @@ def cbpt(
 
     def note(what: str, part: str, key: str, seconds: float, bytes_: float) -> None:
         rows.append((what, f"{seconds:.2f} s; {bytes_ / 1e6:.0f} MB"))
-        metrics[f"synthetic/clean/none/cbpt-{part}-seconds{key}"] = seconds
-        metrics[f"synthetic/clean/none/cbpt-{part}-megabytes{key}"] = bytes_ / 1e6
+        metrics[f"{part}-seconds{key}"], metrics[f"{part}-megabytes{key}"] = seconds, bytes_ / 1e6
 
     for count in classes or [40, 100, 1000]:
         for recompute in (0, 1):
@@ -120,12 +122,21 @@ def cbpt(
             key = f";classes={count};activations={how}"
             note(
                 f"texts of {count} classes, activations {how}",
-                "texts",
+                "synthetic/clean/none/cbpt-texts",
                 key,
                 *alone(_texts, count, recompute, seed, where),
             )
-    note(f"inner loop of {batch_size} pictures", "inner", "", *alone(_inner, batch_size, steps, seed, where))
-    settings = {"batch_size": batch_size, "steps": steps, "threads": torch.get_num_threads(), "device": where}
+    inner = "synthetic/clean/none/cbpt-inner"
+    note(f"inner loop of {batch_size} pictures", inner, "", *alone(_inner, batch_size, steps, seed, where))
+    tunings = {how: alone(_tuning, keep, shots, steps, seed, where) for how, keep in (("kept", True), ("anew", False))}
+    for how, measured in tunings.items():
+        what = f"tuning of world/badnet, {shots} shots, noise {how}"
+        note(what, "world/badnet/cbpt/tuning", f";noise={how}", *measured)
+    ratio = tunings["anew"][0] / tunings["kept"][0]
+    metrics["world/badnet/cbpt/tuning-speedup"] = ratio
+    rows.append(("noise anew, over kept", f"{ratio:.2f} times the time"))
+    settings = {"batch_size": batch_size, "steps": steps, "shots": shots}
+    settings |= {"threads": torch.get_num_threads(), "device": where}
     results = Results("bench cbpt", "synthetic", seed, settings, {"images": batch_size}, metrics, clock())
     finish(results, out, as_json, rows)
 
@@ -170,6 +181,21 @@ def _inner(batch_size: int, steps: int, seed: int, device: str) -> tuple[float, 
     _warm_up(device, lambda: invert_trigger(model, images, positive, Inversion(steps=1)))
     start, clock = held_memory(device), Clock()
     invert_trigger(model, images, positive, Inversion(steps=steps))
+    return _until_done(clock, device), max(0.0, peak_memory(device) - start)
+
+
+def _tuning(keep: bool, shots: int, steps: int, seed: int, device: str) -> tuple[float, float]:
+    """Seconds and bytes of CBPT with the world's settings."""
+    from clip_decomp.models.loading import load
+
+    from ..cbpt import CBPT
+    from ..few_shot import training_pictures
+    from ..inversion import Inversion
+
+    model, train = load("world/badnet", device=device), training_pictures("world", 64, seed, shots)
+    start, clock = held_memory(device), Clock()
+    settings = {"epochs": 10, "warmup": 2, "lr": 0.02, "inversion": Inversion(steps, budget=0.7), "progress": False}
+    CBPT(shots=shots, keep_noise=keep, seed=seed, **settings).fit(model, train)
     return _until_done(clock, device), max(0.0, peak_memory(device) - start)
 
 

@@ -119,6 +119,7 @@ def test_the_parts_of_a_step_of_cbpt_are_measured_apart(monkeypatch, model):
     for seconds, memory in (
         *(bench._texts(3, recompute, 0, "cpu") for recompute in (0, 1)),
         bench._inner(2, 1, 0, "cpu"),
+        bench._tuning(True, 1, 1, 0, "cpu"),
     ):
         assert seconds > 0
         assert memory >= 0
@@ -126,9 +127,11 @@ def test_the_parts_of_a_step_of_cbpt_are_measured_apart(monkeypatch, model):
 
 @pytest.mark.slow
 def test_what_a_step_of_cbpt_costs_from_the_command_line(succeed, tmp_path):
-    succeed("bench", "cbpt", "--classes", "4", "--batch-size", "2", "--steps", "1", "--out", str(tmp_path))
+    small = ["--classes", "4", "--batch-size", "2", "--steps", "1", "--shots", "1"]
+    succeed("bench", "cbpt", *small, "--out", str(tmp_path))
     metrics = json.loads((tmp_path / "results.json").read_text())["metrics"]
     assert metrics["synthetic/clean/none/cbpt-texts-seconds;classes=4;activations=kept"] > 0
+    assert metrics["world/badnet/cbpt/tuning-speedup"] > 0
 
 
 def test_a_study_goes_on_where_it_stopped(succeed, tmp_path):
