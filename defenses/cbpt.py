@@ -197,17 +197,17 @@ class CBPT(TunedTokens, TextSideDefense):
         return loaded
 
     def _tune(self, chosen: FewShots) -> None:
-        device, images, weights = self.model_.device, chosen.images, (self.weight_ce, self.weight_bd, self.weight_align)
+        device, images = self.model_.device, chosen.images
         with torch.no_grad():
             bank = torch.cat([self._features(part.to(device)) for part in images.split(BATCH_SIZE)])
         labels = chosen.labels.to(device)
 
-        def noisy(rows: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
+        def perturbed(rows: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
             positive = self.inversion.positive(bank[rows], wanted, bank, labels, generator)
             return self._perturbed(images[rows].to(device), positive)
 
         aim = None if self.aim is None else self.class_names_.index(self.aim)
-        kept = Inverted(noisy, keep=self.keep_noise and self.inversion.positives != "random")
+        kept = Inverted(perturbed, keep=self.keep_noise and self.inversion.positives != "random")
 
         def losses(rows: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             vectors = self.prompts_.vectors(recompute=len(self.class_names_) >= RECOMPUTE_FROM)
@@ -226,22 +226,21 @@ class CBPT(TunedTokens, TextSideDefense):
             weight, given = clean.detach().gather(1, truth[:, None])[:, 0].exp(), clean.detach()
             aligned = (weight * F.kl_div(bad, given, reduction="none", log_target=True).sum(1)).sum()
             parts = {"cross_entropy": right, "noisy_cross_entropy": noisy, "backdoor": pushed, "alignment": aligned}
-            total = weights[0] * (right + self.weight_noisy * noisy) + weights[1] * pushed + weights[2] * aligned
+            total = self.weight_ce * (right + self.weight_noisy * noisy)
+            total = total + self.weight_bd * pushed + self.weight_align * aligned
             taken = (bad.argmax(1) == wanted).sum()
             parts |= {"fooled": taken, "inverted": torch.tensor(float(kept.computed - before))}
             return total / self.batch_size, {key: value.detach() for key, value in parts.items()}
 
-        def run() -> dict[str, Any]:
-            return {**self.settings(), "base": fingerprint(self.model_), **chosen.identity(self.model_)}
-
+        identity: dict[str, Any] = {}
         keep = None
         if self.checkpoint is not None:
-            label = json.dumps(run())
-            file = self.checkpoint / f"inverted-{launched(device).rank}.safetensors"
+            identity = {**self.settings(), "base": fingerprint(self.model_), **chosen.identity(self.model_)}
+            label, file = json.dumps(identity), self.checkpoint / f"inverted-{launched(device).rank}.safetensors"
             kept.load(file, label, device)
             keep = partial(kept.save, file, label)
         self.history_ = self.tuning().tune(
-            self.prompts_, len(labels), losses, "cbpt", self.progress, self.checkpoint, run, keep
+            self.prompts_, len(labels), losses, "cbpt", self.progress, self.checkpoint, lambda: identity, keep
         )
 
     def _perturbed(self, images: Tensor, positive: Tensor) -> Tensor:

@@ -17,15 +17,14 @@ Example:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from clip_decomp.training.checkpoint import load_labelled, save_labelled
 
 #: Unit features of pictures with some numbers under noise, each taken towards its class.
 Compute = Callable[[Int[Tensor, " batch"], Int[Tensor, " batch"], torch.Generator], Float[Tensor, "batch d_embed"]]
@@ -62,22 +61,14 @@ class Inverted:
         return torch.stack([self._known[pair] for pair in pairs])
 
     def save(self, file: Path, label: str) -> None:
-        """Write what is known; ``label`` says of which run. An interrupt never leaves half a file."""
-        if not self._known:
-            return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {"pairs": torch.tensor(list(self._known)), "features": torch.stack(list(self._known.values())).cpu()}
-        scratch = file.with_suffix(".tmp")
-        save_file(tensors, scratch, {"label": label})
-        os.replace(scratch, file)
+        """Write what is known; ``label`` says of which run."""
+        if self._known:
+            pairs, features = torch.tensor(list(self._known)), torch.stack(list(self._known.values())).cpu()
+            save_labelled(file, {"pairs": pairs, "features": features}, label)
 
     def load(self, file: Path, label: str, device: torch.device) -> None:
         """Know what was written by the run of that label, if anything was."""
-        if not file.exists():
-            return
-        with safe_open(file, "pt") as opened:
-            if (opened.metadata() or {}).get("label") != label:
-                return
-        tensors = load_file(file, device=str(device))
-        pairs = [tuple(pair) for pair in tensors["pairs"].tolist()]
-        self._known = dict(zip(pairs, tensors["features"], strict=True))
+        tensors = load_labelled(file, label, str(device))
+        if tensors is not None:
+            pairs = [tuple(pair) for pair in tensors["pairs"].tolist()]
+            self._known = dict(zip(pairs, tensors["features"], strict=True))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from ..data.pairs import PairStream
 from ..errors import DataError, SettingError, nearest
 from ..model import HookedCLIP
+from ..training.checkpoint import load_labelled, save_labelled
 from ..training.parallel import Processes, launched
 from ..training.settings import Negatives, Schedule, TrainSettings
 from ..training.trainer import train
@@ -210,20 +210,11 @@ def _fitted(
     """The trigger with what it learns, or learned before this run was interrupted; ``label`` says from what."""
     if folder is None:
         return fit(trigger)
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
     file = folder / "trigger.safetensors"
     with processes.main_first():
-        if file.exists() and not trigger.tensors():
-            with safe_open(file, "pt") as opened:
-                known = (opened.metadata() or {}).get("label") == label
-            trigger = trigger.restore(load_file(file)) if known else trigger
-        trigger = fit(trigger)
+        known = None if trigger.tensors() else load_labelled(file, label)
+        trigger = fit(trigger if known is None else trigger.restore(known))
         learned = trigger.tensors()
         if learned and processes.main:
-            folder.mkdir(parents=True, exist_ok=True)
-            scratch = file.with_suffix(".tmp")
-            save_file(learned, scratch, {"label": label})
-            os.replace(scratch, file)
+            save_labelled(file, learned, label)
     return trigger

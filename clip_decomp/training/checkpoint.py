@@ -10,8 +10,9 @@ from textwrap import shorten
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import SettingError
 
@@ -68,6 +69,23 @@ def load_checkpoint(
                 state["state"].setdefault(int(key), {})[field] = value
         optimizer.load_state_dict(state)
     return meta["step"], meta["history"]
+
+
+def save_labelled(file: Path, tensors: Mapping[str, Tensor], label: str) -> None:
+    """Write tensors that a run goes on from; ``label`` says of which run. An interrupt never leaves half a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_suffix(".tmp")
+    save_file(dict(tensors), scratch, {"label": label})
+    os.replace(scratch, file)
+
+
+def load_labelled(file: Path, label: str, device: str = "cpu") -> dict[str, Tensor] | None:
+    """What :func:`save_labelled` wrote for the run of that label; None if there is nothing, or it is another run's."""
+    if not file.exists():
+        return None
+    with safe_open(file, "pt") as opened:
+        known = (opened.metadata() or {}).get("label") == label
+    return load_file(file, device=device) if known else None
 
 
 def _require_same_run(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:

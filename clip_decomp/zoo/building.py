@@ -108,9 +108,9 @@ def _trained(recipe: TrainRecipe, run: Path, means: Means) -> HookedCLIP:
 
 def _fine_tuned(recipe: ControlRecipe, run: Path, means: Means) -> HookedCLIP:
     base = load(recipe.base, device=means.device)
-    clip, towers = copy.deepcopy(base.clip), (base.tokenizer, base.normalize)
+    clip = copy.deepcopy(base.clip)
     own = {"progress": means.progress, "workers": means.workers, "run": {"base": base.name}}
-    train(clip, *towers, recipe.stream, recipe.settings, run, **own)
+    train(clip, base.tokenizer, base.normalize, recipe.stream, recipe.settings, run, **own)
     return base.derived(clip, base.name, {})
 
 
