@@ -1,12 +1,11 @@
 r"""Is this model backdoored at all? Universal trigger inversion for every class, on unlabelled pictures.
 
 A backdoor is a shortcut: one small change takes every picture to one class. For each class one noise, the same for all
-pictures, descends their cross-entropy towards the class by zero-shot logits, while the norm that it may have grows from
-step to step; the class's *cost* is the root mean square of the noise when it first takes most of the pictures that are
-not taken for the class anyway. Costs of a model's classes are compared with each other (as Neural Cleanse does it with
-masks, Wang et al. 2019): a class's score is the lower quartile of the others' costs over its own. (Deviations from the
-median, in units of the median deviation, are the usual score; here half of the classes may be out of reach, and what
-they cost is not known.)
+pictures, is made with a norm that grows from step to step (:mod:`defenses.universal`); the class's *cost* is the root
+mean square of the noise when it first takes most of the pictures that are not taken for the class anyway. Costs of a
+model's classes are compared with each other (as Neural Cleanse does it with masks, Wang et al. 2019): a class's score
+is the lower quartile of the others' costs over its own. (Deviations from the median, in units of the median deviation,
+are the usual score; here half of the classes may be out of reach, and what they cost is not known.)
 
 How large the largest score is in models without a backdoor has to be measured on such models: see :data:`THRESHOLD`.
 
@@ -29,25 +28,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from clip_decomp.data.pairs import step_generator
 from clip_decomp.data.sets import BATCH_SIZE, PLAIN_TEMPLATE
-from clip_decomp.errors import DataError, SettingError
+from clip_decomp.errors import DataError
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.training.checkpoint import load_checkpoint, save_checkpoint
-from clip_decomp.training.lean import lean
 from clip_decomp.zeroshot import class_vectors
 
 from .tuning import WithSettings, digest, frozen
+from .universal import Universal
 
 logger = logging.getLogger(__name__)
 
@@ -125,16 +122,16 @@ class Audit(WithSettings):
         checkpoint: Path | None = None,
         progress: bool = True,
     ):
-        if not 0 < lowest < highest or not growth > 1 or not 0 < goal <= 1:
-            raise SettingError(
-                f"An audit needs 0 < lowest < highest, growth > 1 and a goal in 0..1, not {lowest}, {highest}, "
-                f"{growth} and {goal}."
-            )
-        if batch_size < 1 or not lr > 0 or not 0 <= momentum < 1 or not scale > 0:
-            raise SettingError("An audit needs batch_size >= 1, lr and scale > 0 and momentum from 0 to less than 1.")
         self.lowest, self.highest, self.growth, self.goal = lowest, highest, growth, goal
         self.batch_size, self.lr, self.momentum, self.scale = batch_size, lr, momentum, scale
         self.bf16, self.seed, self.checkpoint, self.progress = bf16, seed, checkpoint, progress
+        _ = self.universal  # complains about settings out of its range
+
+    @property
+    def universal(self) -> Universal:
+        """The descent of one class's noise."""
+        own = {each.name: getattr(self, each.name) for each in fields(Universal)}
+        return Universal(**own)
 
     def scan(
         self,
@@ -175,7 +172,8 @@ class Audit(WithSettings):
                 near, far = own[foreign[:made]], others[foreign[made:]]
                 cost, share = self.highest, 0.0
                 if min(len(near), len(far)) >= LEAST_PICTURES // 4:
-                    found.noise[label], cost = self._pushed(model, near, vectors, label)
+                    (pushed,) = self.universal.noises(model, near, vectors, label)
+                    found.noise[label], cost = pushed.pixels, pushed.norm
                     taken = self._given(model, far + found.noise[label], vectors) == label
                     share = taken.float().mean().item()
                 else:
@@ -187,38 +185,11 @@ class Audit(WithSettings):
         costs, shares = (torch.tensor([each[key] for each in history]) for key in ("cost", "share"))
         return Scan(tuple(class_names), costs, shares, found.noise, (made, len(others)), self.highest)
 
-    def _pushed(self, model: HookedCLIP, pixels: Tensor, vectors: Tensor, label: int) -> tuple[Tensor, float]:
-        """One noise for all pictures, as it first reaches the goal or as it is given up, and its root mean square."""
-        noise, velocity = torch.zeros_like(pixels[0]), torch.zeros_like(pixels[0])
-        size, shares, step = self.lowest, [], 0
-        while size < self.highest:
-            rows = torch.randperm(len(pixels), generator=step_generator(self.seed, step))[: self.batch_size]
-            noise.requires_grad_(True)
-            with torch.enable_grad():
-                cosines = self._cosines(model, pixels[rows] + noise, vectors)
-                aim = torch.full((len(rows),), label, device=cosines.device)
-                (gradient,) = torch.autograd.grad(F.cross_entropy(self.scale * cosines, aim), noise)
-            noise = noise.detach()
-            shares.append((cosines.argmax(1) == label).float().mean().item())
-            if len(shares) >= 3 and sum(shares[-3:]) / 3 >= self.goal:
-                return noise, size
-            size, step = size * self.growth, step + 1
-            velocity = self.momentum * velocity + gradient / gradient.norm().clamp(min=1e-12)
-            norm = size * noise.numel() ** 0.5
-            noise = noise - self.lr * norm * velocity
-            noise = noise * (norm / noise.norm().clamp(min=norm))
-        return noise, self.highest
-
-    def _cosines(self, model: HookedCLIP, pixels: Tensor, vectors: Tensor) -> Float[Tensor, "batch cls"]:
-        with lean(model.device, self.bf16):
-            features = model.encode_image(model.normalize(pixels.clamp(0, 1)), normalize=True)
-        return features.float() @ vectors.T
-
     @torch.no_grad()
     def _given(self, model: HookedCLIP, pixels: Tensor, vectors: Tensor) -> Int[Tensor, " image"]:
         """What pictures are taken for."""
         parts = pixels.split(BATCH_SIZE)
-        return torch.cat([self._cosines(model, part, vectors).argmax(1).cpu() for part in parts])
+        return torch.cat([self.universal.cosines(model, part, vectors).argmax(1).cpu() for part in parts])
 
 
 class _Triggers(nn.Module):

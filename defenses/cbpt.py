@@ -38,7 +38,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clip_decomp.data.sets import BATCH_SIZE, ImageSet
-from clip_decomp.errors import DataError, ModelError, SettingError, nearest
+from clip_decomp.errors import ModelError, SettingError
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.prompts.classwise import ClassPrompts, Position, check_contexts
@@ -51,18 +51,18 @@ from .few_shot import FewShots, check_shots
 from .inversion import Inversion, invert_trigger
 from .inverted import Inverted
 from .tuning import TunedTokens, frozen
+from .universal import towards, under
 
 #: What was found for a class that an audit suspects, not in the paper (docs/measurements.md): where one class has to be
 #: pushed away, perturbed pictures need not be recognized again, which costs clean accuracy.
 _AIMED: dict[str, Any] = {
     "words": "a photo of a",
-    "epochs": 40,
+    "epochs": 60,
     "warmup": 0,
-    "lr": 0.01,
+    "lr": 0.02,
     "weight_bd": 0.2,
     "weight_align": 0.0,
     "weight_noisy": 0.0,
-    "inversion": Inversion(budget=3.0),
 }
 #: With more classes the text tower's activations are computed again in the backward pass instead of kept.
 RECOMPUTE_FROM = 128
@@ -82,8 +82,9 @@ class CBPT(TunedTokens, TextSideDefense):
         weight_ce, weight_bd, weight_align: of the cross-entropies, the backdoor loss and the alignment.
         weight_noisy: of the perturbed pictures' cross-entropy within the cross-entropies.
         aim: the class that every picture of another one is taken towards, instead of its own :math:`y^*`: the one that
-            an audit found suspicious (:mod:`defenses.audit`). Not in the paper.
-        inversion: settings of the inner loop.
+            an audit found suspicious (:mod:`defenses.audit`). The inner loop's noise is universal then
+            (:mod:`defenses.universal`). Not in the paper.
+        inversion: settings of the inner loop where there is no aim.
         keep_noise: compute a picture's noise once for each class that it is taken towards, not in every epoch; the same
             numbers but for roundings.
         bf16: invert triggers in bfloat16 where autocast allows it.
@@ -139,8 +140,7 @@ class CBPT(TunedTokens, TextSideDefense):
 
     @classmethod
     def aimed(cls, suspect: str, **changes: Any) -> Self:
-        """CBPT for the class that an audit suspects: all noise is taken towards it, other settings are those that were
-        found for it, but for ``changes`` of them.
+        """CBPT for the class that an audit suspects, by the settings that were found for it, but for ``changes``.
 
         Example:
             >>> CBPT.aimed("banana", shots=8).settings()["aim"]
@@ -165,9 +165,6 @@ class CBPT(TunedTokens, TextSideDefense):
         chosen = FewShots.of(model, images, labels, class_names, self.shots, self.seed)
         self.chosen_ = chosen.places
         names = chosen.class_names
-        if self.aim is not None and self.aim not in names:
-            near = nearest(self.aim, names)
-            raise DataError(f"There is no class {self.aim!r} to take pictures towards; did you mean one of {near}?")
         self._prompted(
             model, ClassPrompts(model, names, self.length, self.position, self.shared, self.words, self.seed)
         )
@@ -197,17 +194,27 @@ class CBPT(TunedTokens, TextSideDefense):
         return loaded
 
     def _tune(self, chosen: FewShots) -> None:
-        device, images = self.model_.device, chosen.images
+        device, images, aim = self.model_.device, chosen.images, None
         with torch.no_grad():
             bank = torch.cat([self._features(part.to(device)) for part in images.split(BATCH_SIZE)])
         labels = chosen.labels.to(device)
+        if self.aim is not None:
+            universal = towards(self.model_, chosen, self.aim, self.seed, self.bf16, self.checkpoint)
+            aim = self.class_names_.index(self.aim)
 
         def perturbed(rows: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
-            positive = self.inversion.positive(bank[rows], wanted, bank, labels, generator)
-            return self._perturbed(images[rows].to(device), positive)
+            some = images[rows].to(device)
+            if aim is not None:
+                noisy = under(self.model_, some, universal, rows)
+            else:
+                positive = self.inversion.positive(bank[rows], wanted, bank, labels, generator)
+                noise = invert_trigger(self.model_, some, positive, self.inversion, bf16=self.bf16)
+                noisy = self.model_.normalize(self.model_.denormalize(some) + noise)
+            with torch.no_grad():
+                return self._features(noisy)
 
-        aim = None if self.aim is None else self.class_names_.index(self.aim)
-        kept = Inverted(perturbed, keep=self.keep_noise and self.inversion.positives != "random")
+        drawn = aim is None and self.inversion.positives == "random"
+        kept = Inverted(perturbed, keep=self.keep_noise and not drawn)
 
         def losses(rows: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             vectors = self.prompts_.vectors(recompute=len(self.class_names_) >= RECOMPUTE_FROM)
@@ -216,19 +223,20 @@ class CBPT(TunedTokens, TextSideDefense):
             if epoch < self.warmup:
                 return right / self.batch_size, {"cross_entropy": right.detach()}
             wanted = clean.detach().scatter(1, truth[:, None], -torch.inf).argmax(1)
-            if aim is not None:
-                wanted = torch.where(truth == aim, wanted, aim)
+            counted = torch.ones_like(right).expand(len(rows))
+            if aim is not None:  # its own pictures cannot be taken there
+                counted, wanted = (truth != aim).float(), torch.full_like(wanted, aim)
             before = kept.computed
             bad = self._log_probabilities(kept(rows, wanted, generator), vectors)
-            noisy = F.nll_loss(bad, truth, reduction="sum")
+            noisy = F.nll_loss(bad, truth, reduction="none") @ counted
             # log(1 - p(y*)) is that of the sum of all others, whose gradient stays where p(y*) is 1.
-            pushed = -bad.scatter(1, wanted[:, None], -torch.inf).logsumexp(1).sum()
+            pushed = -bad.scatter(1, wanted[:, None], -torch.inf).logsumexp(1) @ counted
             weight, given = clean.detach().gather(1, truth[:, None])[:, 0].exp(), clean.detach()
-            aligned = (weight * F.kl_div(bad, given, reduction="none", log_target=True).sum(1)).sum()
+            aligned = F.kl_div(bad, given, reduction="none", log_target=True).sum(1) @ (weight * counted)
             parts = {"cross_entropy": right, "noisy_cross_entropy": noisy, "backdoor": pushed, "alignment": aligned}
             total = self.weight_ce * (right + self.weight_noisy * noisy)
             total = total + self.weight_bd * pushed + self.weight_align * aligned
-            taken = (bad.argmax(1) == wanted).sum()
+            taken = (bad.argmax(1) == wanted).float() @ counted
             parts |= {"fooled": taken, "inverted": torch.tensor(float(kept.computed - before))}
             return total / self.batch_size, {key: value.detach() for key, value in parts.items()}
 
@@ -242,12 +250,6 @@ class CBPT(TunedTokens, TextSideDefense):
         self.history_ = self.tuning().tune(
             self.prompts_, len(labels), losses, "cbpt", self.progress, self.checkpoint, lambda: identity, keep
         )
-
-    def _perturbed(self, images: Tensor, positive: Tensor) -> Tensor:
-        """Unit features of pictures under the noise that takes them towards features."""
-        noise = invert_trigger(self.model_, images, positive, self.inversion, bf16=self.bf16)
-        with torch.no_grad():
-            return self._features(self.model_.normalize(self.model_.denormalize(images) + noise))
 
     def _features(self, images: Tensor) -> Tensor:
         with lean(self.model_.device, self.bf16):

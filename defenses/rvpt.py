@@ -53,6 +53,10 @@ from .defended import ImageSideDefense
 from .few_shot import FewShots, check_shots
 from .prefix import Prefix, class_tokens
 from .tuning import TunedTokens, frozen
+from .universal import beside, towards
+
+#: What was found for a class that an audit suspects, not in the paper (docs/measurements.md).
+_AIMED: dict[str, Any] = {"alpha": 0.0, "epochs": 12}
 
 #: Changes normalized pictures of a batch, given a generator, each time they are seen.
 Augment = Callable[[Float[Tensor, "batch 3 row column"], torch.Generator], Float[Tensor, "batch 3 row column"]]
@@ -85,6 +89,8 @@ class RVPT(TunedTokens, ImageSideDefense):
         margin: below this mean cosine a picture is repelled no further; 1 repels nothing.
         shots: pictures of each class, None for all.
         lr: of SGD, for losses summed over the batch, with cosine decay to zero.
+        aim: the class that an audit found suspicious (:mod:`defenses.audit`): every picture is tuned on a second time,
+            under universal noise that takes pictures there (:mod:`defenses.universal`). Not in the paper.
         bf16: compute in bfloat16 where autocast allows it.
         cache: a file for the frozen streams; None keeps them in memory.
         checkpoint: a folder that is written after every epoch; a run that is found there goes on.
@@ -110,6 +116,7 @@ class RVPT(TunedTokens, ImageSideDefense):
         batch_size: int = 32,
         lr: float = 0.002,
         momentum: float = 0.9,
+        aim: str | None = None,
         bf16: bool = True,
         seed: int = 0,
         cache: Path | None = None,
@@ -125,8 +132,19 @@ class RVPT(TunedTokens, ImageSideDefense):
             raise SettingError(f"Prompted blocks are counted from output or input, not {count_from!r}.")
         self.alpha, self.length, self.depth, self.count_from, self.margin = alpha, length, depth, count_from, margin
         self.shots, self.epochs, self.batch_size, self.lr, self.momentum = shots, epochs, batch_size, lr, momentum
-        self.bf16, self.seed, self.cache, self.checkpoint, self.progress = bf16, seed, cache, checkpoint, progress
+        self.aim, self.bf16, self.seed = aim, bf16, seed
+        self.cache, self.checkpoint, self.progress = cache, checkpoint, progress
         self.tuning()  # complains about settings out of its range
+
+    @classmethod
+    def aimed(cls, suspect: str, **changes: Any) -> Self:
+        """RVPT for the class that an audit suspects, by the settings that were found for it, but for ``changes``.
+
+        Example:
+            >>> RVPT.aimed("banana", shots=8).settings()["aim"]
+            'banana'
+        """
+        return cls(**{**_AIMED, "aim": suspect, **changes})
 
     def fit(
         self,
@@ -148,7 +166,7 @@ class RVPT(TunedTokens, ImageSideDefense):
 
         Raises:
             SettingError: more blocks than the tower has, or pictures without labels.
-            DataError: labels out of range, or a class with fewer pictures than shots.
+            DataError: labels out of range, a class with fewer pictures than shots, or no class of the name to aim at.
             SettingError: ``checkpoint`` holds another run.
             TrainingFailed: a loss that is not finite.
         """
@@ -156,6 +174,9 @@ class RVPT(TunedTokens, ImageSideDefense):
         chosen = FewShots.of(model, images, labels, class_names, self.shots, self.seed, templates, without)
         self.chosen_ = chosen.places
         vectors = class_vectors(model, chosen.class_names, chosen.templates).to(model.device)
+        if self.aim is not None:
+            noises = towards(model, chosen, self.aim, self.seed, self.bf16, self.checkpoint)
+            chosen = beside(model, chosen, noises)
         self._tune(chosen, vectors, augment)
         prompts.requires_grad_(False).zero_grad()
         self.prompted_ = prompts.on(model, keys=True)

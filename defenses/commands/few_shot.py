@@ -27,6 +27,10 @@ Epochs = Annotated[int, typer.Option(help="Passes over the training pictures.")]
 BatchSize = Annotated[int, typer.Option(help="Pictures a step.")]
 Rate = Annotated[float, typer.Option("--lr", help="Learning rate of SGD, for losses summed over the batch.")]
 Template = Annotated[str | None, typer.Option(help="Template of all prompts, '{}' the class; the data's by default.")]
+Aim = Annotated[
+    str | None,
+    typer.Option(help="Learn from universal noise towards this class, which 'clip-decomp audit' suspects."),
+]
 Without = Annotated[bool, typer.Option("--without-target", help="Leave the target class out of tuning (woTC).")]
 
 
@@ -37,13 +41,18 @@ def rvpt(
     attack: Attack = None,
     target: Target = None,
     images: Images = None,
-    alpha: Annotated[float, typer.Option(help="Weight of the feature-repelling loss.")] = 2.0,
+    aim: Aim = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Weight of the feature-repelling loss; 2 by default, 0 with --aim.")
+    ] = None,
     margin: Annotated[float, typer.Option(help="Mean cosine below which nothing is repelled.")] = -1.0,
     shots: Shots = 16,
     length: Length = 50,
     depth: Depth = None,
     count_from: CountFrom = "output",
-    epochs: Epochs = 50,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training pictures; 50 by default, EPOCHS with --aim.")
+    ] = None,
     batch_size: BatchSize = 32,
     lr: Rate = 0.002,
     template: Template = None,
@@ -58,9 +67,10 @@ def rvpt(
     from ..rvpt import RVPT
 
     clock = Clock()
-    settings = {"alpha": alpha, "margin": margin, "shots": shots, "length": length, "depth": depth}
-    settings |= {"count_from": count_from, "epochs": epochs, "batch_size": batch_size, "lr": lr}
-    defense = RVPT(**settings, seed=seed, checkpoint=checkpoint(out))
+    settings: dict[str, Any] = {"margin": margin, "shots": shots, "length": length, "depth": depth, "seed": seed}
+    settings |= {"count_from": count_from, "batch_size": batch_size, "lr": lr, "checkpoint": checkpoint(out)}
+    settings |= given(alpha=alpha, epochs=epochs)
+    defense = RVPT(**settings) if aim is None else RVPT.aimed(aim, **settings)
     subject = attacked(model, data, attack, target, images, seed, device)
     _tuned("rvpt", defense, subject, tune_on, template, without_target, seed, out, force, as_json, clock)
 
@@ -109,14 +119,12 @@ def cbpt(
     length: Annotated[int, typer.Option(help="Context tokens a class.")] = 4,
     position: Annotated[str, typer.Option(help="Where the class's name stands: front, middle or end.")] = "end",
     shared: Annotated[bool, typer.Option("--shared", help="One context for all classes.")] = False,
-    aim: Annotated[
-        str | None, typer.Option(help="Take all pictures towards this class, which 'clip-decomp audit' suspects.")
-    ] = None,
+    aim: Aim = None,
     words: Annotated[
         str | None, typer.Option(help="What contexts start as; random by default, 'a photo of a' with --aim.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training pictures; 20 by default, 40 with --aim.")
+        int | None, typer.Option(help="Passes over the training pictures; 20 by default, 60 with --aim.")
     ] = None,
     warmup: Annotated[
         int | None,
@@ -125,7 +133,7 @@ def cbpt(
     batch_size: BatchSize = 32,
     lr: Annotated[
         float | None,
-        typer.Option(help="Of SGD, for losses divided by the batch size; 0.002 by default, 0.01 with --aim."),
+        typer.Option(help="Of SGD, for losses divided by the batch size; 0.002 by default, 0.02 with --aim."),
     ] = None,
     weight_ce: Annotated[float, typer.Option(help="Of the cross-entropies.")] = 1.0,
     weight_noisy: Annotated[
@@ -137,9 +145,7 @@ def cbpt(
     ] = None,
     weight_align: Annotated[float | None, typer.Option(help="Of the alignment; 0.4 by default, 0 with --aim.")] = None,
     norm: Annotated[str, typer.Option(help="Of the inverted triggers: l2 or linf.")] = "l2",
-    budget: Annotated[
-        float | None, typer.Option(help="Their largest norm, in pixel units (0..1); 2 by default, 3 with --aim.")
-    ] = None,
+    budget: Annotated[float, typer.Option(help="Their largest norm, in pixel units (0..1).")] = 2.0,
     steps: Annotated[int, typer.Option(help="Of inversion, a picture.")] = 10,
     positives: Annotated[str, typer.Option(help="Pictures aimed at: farthest, nearest or random.")] = "farthest",
     out: Out = None,
@@ -150,16 +156,15 @@ def cbpt(
 ) -> None:
     """CBPT: tune class-wise text prompts against inverted triggers, on a few clean pictures."""
     from ..cbpt import CBPT
+    from ..inversion import Inversion
 
     clock = Clock()
     settings: dict[str, Any] = {"shots": shots, "length": length, "position": position, "shared": shared}
     settings |= {"batch_size": batch_size, "weight_ce": weight_ce, "seed": seed, "checkpoint": checkpoint(out)}
-    chosen = {"words": words, "epochs": epochs, "warmup": warmup, "lr": lr, "weight_bd": weight_bd}
-    chosen |= {"weight_align": weight_align, "weight_noisy": weight_noisy}
-    settings |= {key: value for key, value in chosen.items() if value is not None}
+    settings["inversion"] = Inversion(norm=norm, budget=budget, steps=steps, positives=positives)
+    settings |= given(words=words, epochs=epochs, warmup=warmup, lr=lr)
+    settings |= given(weight_noisy=weight_noisy, weight_bd=weight_bd, weight_align=weight_align)
     defense = CBPT(**settings) if aim is None else CBPT.aimed(aim, **settings)
-    inner = {"norm": norm, "steps": steps, "positives": positives} | ({} if budget is None else {"budget": budget})
-    defense.inversion = replace(defense.inversion, **inner)
     subject = attacked(model, data, attack, target, images, seed, device)
     _tuned("cbpt", defense, subject, tune_on, None, False, seed, out, force, as_json, clock)
 
@@ -192,6 +197,11 @@ def linear_probe(
     subject = attacked(model, data, attack, target, images, seed, device)
     defense = LinearProbe(**settings, seed=seed)
     _tuned("linear-probe", defense, subject, tune_on, None, False, seed, out, force, as_json, clock)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Options that were given, where each way of tuning has its own defaults."""
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def _tuned(

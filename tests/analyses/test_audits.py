@@ -10,6 +10,7 @@ from analyses.audits import Audited, summary
 from clip_decomp import zoo
 from clip_decomp.cli import main
 from defenses.audit import Audit
+from defenses.universal import Universal
 
 CLASSES = ("pear", "fig", "plum")
 
@@ -28,17 +29,18 @@ def test_rates_over_models_are_counted():
 
 @pytest.mark.slow
 def test_audits_from_the_command_line_go_on_where_they_stopped(tmp_path, monkeypatch, capsys):
-    pushed, scans = Audit._pushed, []
+    pushed, scans = Universal.noises, []
 
     class Quick(Audit):
         def __init__(self, **settings):
             super().__init__(batch_size=2, growth=3, progress=False, **settings)
 
-        def _pushed(self, *arguments):
-            scans.append(1)
-            return pushed(self, *arguments)
+    def counted(self, *arguments):
+        scans.append(1)
+        return pushed(self, *arguments)
 
     monkeypatch.setattr(audits, "Audit", Quick)
+    monkeypatch.setattr(Universal, "noises", counted)
     arguments = ["--model", "world/badnet", "--model", "world/blended", "--clean", "world/clean"]
     arguments += ["--calibrate", str(zoo.path("world/clean")), "--count", "24", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["clip-decomp", "audits", *arguments])

@@ -15,6 +15,7 @@ from clip_decomp.zeroshot import class_vectors
 from defenses.audit import Audit, Scan
 from defenses.carriers import carriers
 from defenses.commands.audit import verdict
+from defenses.universal import Universal
 
 NAMES = ("apple", "pear", "plum", "fig", "lime")
 PLANTED = 3
@@ -86,7 +87,7 @@ def test_scores_compare_a_class_with_three_quarters_of_the_others():
 
 
 def test_an_interrupted_scan_goes_on_to_the_same_numbers(planted, pixels, tmp_path, monkeypatch):
-    pushed, calls, stops = Audit._pushed, [], []
+    pushed, calls, stops = Universal.noises, [], []
 
     def counted(self, *arguments):
         calls.append(1)
@@ -94,7 +95,7 @@ def test_an_interrupted_scan_goes_on_to_the_same_numbers(planted, pixels, tmp_pa
             raise KeyboardInterrupt
         return pushed(self, *arguments)
 
-    monkeypatch.setattr(Audit, "_pushed", counted)
+    monkeypatch.setattr(Universal, "noises", counted)
     whole = Audit(**FAST).scan(planted, pixels, NAMES)
     straight = len(calls)
     stops.append(straight + 3)
@@ -119,7 +120,7 @@ def test_pictures_that_an_audit_cannot_work_with(model, pixels, change):
 
 @pytest.mark.parametrize("change", [{"lowest": 0}, {"growth": 1}, {"goal": 2}, {"lr": 0}, {"batch_size": 0}])
 def test_settings_out_of_range(change):
-    with pytest.raises(SettingError, match="An audit needs"):
+    with pytest.raises(SettingError, match="Universal noise needs"):
         Audit(**change)
 
 

@@ -78,7 +78,7 @@ def test_aiming_at_a_suspect_brings_its_own_settings_unless_they_are_given(succe
     inner = {"steps": 1, "lr": 0.1, "norm": "l2", "positives": "farthest"}
     paper = {"words": None, "epochs": 1, "lr": 0.002, "weight_align": 0.4, "inversion": {**inner, "budget": 2.0}}
     assert settings() == paper
-    aimed = {"words": "a photo of a", "lr": 0.01, "weight_align": 0.0, "inversion": {**inner, "budget": 3.0}}
+    aimed = {"words": "a photo of a", "lr": 0.02, "weight_align": 0.0}
     assert settings("--aim", "banana") == {**paper, **aimed}
     given = ["--lr", "0.1", "--budget", "1", "--weight-align", "0.3"]
     wanted = {"lr": 0.1, "weight_align": 0.3, "inversion": {**inner, "budget": 1.0}}
