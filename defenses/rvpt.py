@@ -31,7 +31,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -56,7 +56,7 @@ from .tuning import TunedTokens, frozen
 from .universal import beside, towards
 
 #: What was found for a class that an audit suspects, not in the paper (docs/measurements.md).
-_AIMED: dict[str, Any] = {"alpha": 0.0, "epochs": 12}
+_AIMED: dict[str, Any] = {"alpha": -100.0, "epochs": 8, "lr": 0.001}
 
 #: Changes normalized pictures of a batch, given a generator, each time they are seen.
 Augment = Callable[[Float[Tensor, "batch 3 row column"], torch.Generator], Float[Tensor, "batch 3 row column"]]
@@ -82,7 +82,8 @@ class RVPT(TunedTokens, ImageSideDefense):
     """A model with visual prompts tuned to keep what tells the classes apart and to repel the rest.
 
     Args:
-        alpha: weight of the feature-repelling loss; 0 is VPT.
+        alpha: weight of the feature-repelling loss; 0 is VPT. Below 0, with ``aim`` only, class tokens are drawn to the
+            original tower's of the same picture without noise instead.
         length: prompts a block.
         depth: number of prompted blocks; by default all but the first quarter, which are 9 of 12.
         count_from: whether they are the last blocks (``output``) or the first (``input``).
@@ -90,7 +91,8 @@ class RVPT(TunedTokens, ImageSideDefense):
         shots: pictures of each class, None for all.
         lr: of SGD, for losses summed over the batch, with cosine decay to zero.
         aim: the class that an audit found suspicious (:mod:`defenses.audit`): every picture is tuned on a second time,
-            under universal noise that takes pictures there (:mod:`defenses.universal`). Not in the paper.
+            under universal noise that takes pictures there (:mod:`defenses.universal`), the original tower's class
+            tokens being the clean picture's. Not in the paper.
         bf16: compute in bfloat16 where autocast allows it.
         cache: a file for the frozen streams; None keeps them in memory.
         checkpoint: a folder that is written after every epoch; a run that is found there goes on.
@@ -123,7 +125,7 @@ class RVPT(TunedTokens, ImageSideDefense):
         checkpoint: Path | None = None,
         progress: bool = True,
     ):
-        if alpha < 0 or not -1 <= margin <= 1:
+        if (alpha < 0 and aim is None) or not -1 <= margin <= 1:
             raise SettingError(f"RVPT needs alpha >= 0 and a margin in -1..1, not {alpha} and {margin}.")
         if length < 1:
             raise SettingError(f"RVPT needs one prompt a block or more, not {length}.")
@@ -165,11 +167,13 @@ class RVPT(TunedTokens, ImageSideDefense):
             augment: changes pictures each time they are seen; nothing is kept then but the prompts.
 
         Raises:
-            SettingError: more blocks than the tower has, or pictures without labels.
+            SettingError: more blocks than the tower has, pictures without labels, or an aim and ``augment``.
             DataError: labels out of range, a class with fewer pictures than shots, or no class of the name to aim at.
             SettingError: ``checkpoint`` holds another run.
             TrainingFailed: a loss that is not finite.
         """
+        if self.aim is not None and augment is not None:
+            raise SettingError("Where RVPT is aimed, noise is what changes pictures: leave augment out.")
         prompts = self.prepare(model)
         chosen = FewShots.of(model, images, labels, class_names, self.shots, self.seed, templates, without)
         self.chosen_ = chosen.places
@@ -247,6 +251,8 @@ class RVPT(TunedTokens, ImageSideDefense):
         first = self.prompts_.blocks[0]
         with frozen(tower):
             kept = None if augment else Prefix.of(tower, pixels, first, self.cache, self.bf16, self.progress)
+            if kept is not None and self.aim is not None:  # noisy pictures stand behind the clean ones
+                kept = replace(kept, targets=kept.targets[: len(kept) // 2].repeat(2, 1, 1))
 
             def losses(rows: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
                 part, here = kept, rows

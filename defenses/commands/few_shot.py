@@ -43,7 +43,7 @@ def rvpt(
     images: Images = None,
     aim: Aim = None,
     alpha: Annotated[
-        float | None, typer.Option(help="Weight of the feature-repelling loss; 2 by default, 0 with --aim.")
+        float | None, typer.Option(help="Weight of the feature-repelling loss; 2 by default, -100 with --aim.")
     ] = None,
     margin: Annotated[float, typer.Option(help="Mean cosine below which nothing is repelled.")] = -1.0,
     shots: Shots = 16,
@@ -51,10 +51,13 @@ def rvpt(
     depth: Depth = None,
     count_from: CountFrom = "output",
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training pictures; 50 by default, EPOCHS with --aim.")
+        int | None, typer.Option(help="Passes over the training pictures; 50 by default, 8 with --aim.")
     ] = None,
     batch_size: BatchSize = 32,
-    lr: Rate = 0.002,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Of SGD, for losses summed over the batch; 0.002 by default, 0.001 with --aim."),
+    ] = None,
     template: Template = None,
     without_target: Without = False,
     out: Out = None,
@@ -68,8 +71,8 @@ def rvpt(
 
     clock = Clock()
     settings: dict[str, Any] = {"margin": margin, "shots": shots, "length": length, "depth": depth, "seed": seed}
-    settings |= {"count_from": count_from, "batch_size": batch_size, "lr": lr, "checkpoint": checkpoint(out)}
-    settings |= given(alpha=alpha, epochs=epochs)
+    settings |= {"count_from": count_from, "batch_size": batch_size, "checkpoint": checkpoint(out)}
+    settings |= given(alpha=alpha, epochs=epochs, lr=lr)
     defense = RVPT(**settings) if aim is None else RVPT.aimed(aim, **settings)
     subject = attacked(model, data, attack, target, images, seed, device)
     _tuned("rvpt", defense, subject, tune_on, template, without_target, seed, out, force, as_json, clock)
