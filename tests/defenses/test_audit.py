@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from clip_decomp.data.unlabelled import open_unlabelled, read_class_names
@@ -17,33 +16,9 @@ from defenses.carriers import carriers
 from defenses.commands.audit import verdict
 from defenses.universal import Universal
 
-NAMES = ("apple", "pear", "plum", "fig", "lime")
-PLANTED = 3
+from .shortcut import NAMES, PLANTED
+
 FAST = {"batch_size": 6, "growth": 1.3, "bf16": False, "progress": False}
-
-
-class Shortcut(HookedCLIP):
-    """A model that a faint pattern takes to one class, whatever else is in the picture."""
-
-    def encode_image(self, images, normalize=False):
-        pattern = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(5))
-        self.pattern = pattern / pattern.norm()
-        called = F.softplus(10 * ((images * self.pattern).flatten(1).sum(1) - 1.2))
-        goal = class_vectors(self, [NAMES[PLANTED]])
-        coarse = F.interpolate(F.avg_pool2d(2 * images, 8).round(), scale_factor=8)  # no noise gets far otherwise
-        return F.normalize(super().encode_image(coarse, normalize=True) + called[:, None] * goal, dim=-1)
-
-
-@pytest.fixture
-def planted(model):
-    return Shortcut(model.clip, model.tokenizer, model.mean, model.std, "planted")
-
-
-@pytest.fixture
-def pixels():
-    """Patches of plain colors."""
-    colors = torch.rand(24, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
-    return F.interpolate(colors, scale_factor=8)
 
 
 def test_a_planted_shortcut_is_the_cheapest_class_and_its_trigger_is_found(planted, pixels, unchanged):
