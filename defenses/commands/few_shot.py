@@ -43,7 +43,7 @@ def rvpt(
     images: Images = None,
     aim: Aim = None,
     alpha: Annotated[
-        float | None, typer.Option(help="Weight of the feature-repelling loss; 2 by default, -100 with --aim.")
+        float | None, typer.Option(help="Weight of the feature-repelling loss; 2 by default, -30 with --aim.")
     ] = None,
     margin: Annotated[float, typer.Option(help="Mean cosine below which nothing is repelled.")] = -1.0,
     shots: Shots = 16,
@@ -51,7 +51,7 @@ def rvpt(
     depth: Depth = None,
     count_from: CountFrom = "output",
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training pictures; 50 by default, 8 with --aim.")
+        int | None, typer.Option(help="Passes over the training pictures; 50 by default, 6 with --aim.")
     ] = None,
     batch_size: BatchSize = 32,
     lr: Annotated[

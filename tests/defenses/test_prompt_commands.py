@@ -1,12 +1,13 @@
 """``defend rvpt``, ``defend vpt``, ``bench rvpt`` and ``study`` from end to end, on a handful of pictures."""
 
 import json
+from functools import partial
 
 import pytest
 
 import clip_decomp
 from analyses.study import metrics
-from defenses import CBPT, RVPT, LinearProbe
+from defenses import CBPT, RVPT, LinearProbe, universal
 from defenses.commands import bench
 
 SMALL = ["--shots", "1", "--length", "2", "--epochs", "1", "--images", "52"]
@@ -35,7 +36,15 @@ def test_a_linear_probe_from_the_command_line(succeed, tmp_path):
     assert LinearProbe.load(tmp_path / "probe", clip_decomp.load("world/badnet")).solver == "logistic"
 
 
-def test_cbpt_from_the_command_line_and_in_a_study(succeed, tmp_path):
+@pytest.fixture
+def quick(monkeypatch):
+    """Universal noise of few steps."""
+    monkeypatch.setattr(universal, "ORDERS", 1)
+    monkeypatch.setattr(universal, "BEYOND", ())
+    monkeypatch.setattr(universal, "Universal", partial(universal.Universal, batch_size=4, growth=3))
+
+
+def test_cbpt_from_the_command_line_and_in_a_study(succeed, tmp_path, quick):
     few = ["--model", "world/badnet", "--images", "52", "--out", str(tmp_path)]
     succeed(
         "defend",
@@ -66,7 +75,7 @@ def test_cbpt_from_the_command_line_and_in_a_study(succeed, tmp_path):
     assert "does not know" in succeed("study", "cbpt", *few, "--vary", "inversion-colour=1", code=1)
 
 
-def test_aiming_at_a_suspect_brings_its_own_settings_unless_they_are_given(succeed, tmp_path):
+def test_aiming_at_a_suspect_brings_its_own_settings_unless_they_are_given(succeed, tmp_path, quick):
     few = ["--model", "world/badnet", "--images", "52", "--shots", "1", "--steps", "1", "--epochs", "1"]
 
     def settings(*more):
@@ -84,6 +93,16 @@ def test_aiming_at_a_suspect_brings_its_own_settings_unless_they_are_given(succe
     wanted = {"lr": 0.1, "weight_align": 0.3, "inversion": {**inner, "budget": 1.0}}
     assert settings("--aim", "banana", *given) == {**paper, **aimed, **wanted}
     assert "no class 'bananna'" in succeed("defend", "cbpt", *few, "--aim", "bananna", code=1)
+
+
+def test_rvpt_aimed_at_a_suspect_is_saved_and_read_as_one(succeed, tmp_path, quick):
+    arguments = ["--model", "world/badnet", *SMALL, "--out", str(tmp_path), "--aim", "spider"]
+    succeed("defend", "rvpt", *arguments)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert (found["settings"]["aim"], found["settings"]["alpha"], found["settings"]["lr"]) == ("spider", -30, 0.001)
+    read = RVPT.load(tmp_path / "prompts", clip_decomp.load("world/badnet"))
+    assert (read.aim, read.alpha) == ("spider", -30)
+    assert "alpha >= 0" in succeed("defend", "rvpt", *arguments[:-2], "--alpha", "-1", code=1)
 
 
 def test_tuning_on_one_set_and_measuring_on_another(succeed, tmp_path):
