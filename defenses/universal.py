@@ -39,6 +39,7 @@ from clip_decomp.model import HookedCLIP
 from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.training.checkpoint import load_labelled, save_labelled
 from clip_decomp.training.lean import lean
+from clip_decomp.training.parallel import launched
 from clip_decomp.zeroshot import class_vectors
 
 from .few_shot import FewShots
@@ -58,7 +59,7 @@ class Noise:
 
     Attributes:
         pixels: to add, in pixel units (0..1).
-        norm: root mean square that it might have.
+        norm: the largest root mean square that it could have.
         reached: whether it took most pictures to the class.
     """
 
@@ -205,7 +206,7 @@ def towards(
             settings.highest, suspect,
         )  # fmt: skip
     noises = torch.stack([each.pixels for each in found])
-    if file is not None:
+    if file is not None and launched(model.device).main:
         save_labelled(file, {"noises": noises}, json.dumps(what))
     return noises
 

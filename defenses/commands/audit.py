@@ -83,6 +83,7 @@ def audit(
     for each in found.ranking[:3].tolist():
         rows.append((names[each], _told(found, each)))
     rows += [(f"carried by {part.name}", f"{part.share:.0%} of the change") for part in parts[:5]]
+    rows += [("to take it out", _next(suspicious[0]))] if suspicious else []
     finish(results, out, as_json, rows)
 
 
@@ -118,6 +119,10 @@ def pictures(
 def verdict(suspicious: list[str]) -> str:
     """What the audit says; never that a model is clean."""
     return f"suspicious: {', '.join(suspicious)}" if suspicious else "nothing found"
+
+
+def _next(suspect: str) -> str:
+    return f"defenses.RVPT.aimed({suspect!r}) or CBPT.aimed({suspect!r}) on some labelled pictures of each class"
 
 
 def _told(found: Scan, each: int) -> str:
@@ -197,6 +202,8 @@ def _report(
         "\n\nThis is evidence, not proof. A class may be cheap to reach without a backdoor, and a backdoor may need "
         "a trigger that no small noise imitates, or aim at a class that was not asked about."
     )
+    if suspicious:
+        lead += f"\n\nTo take it out: {_next(suspicious[0])}."
     facts = {
         "Model": model.name,
         "Pictures": f"{len(data.pixels)} of {data.name}, labels unused",
