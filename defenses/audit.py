@@ -188,8 +188,8 @@ class Audit(WithSettings):
     @torch.no_grad()
     def _given(self, model: HookedCLIP, pixels: Tensor, vectors: Tensor) -> Int[Tensor, " image"]:
         """What pictures are taken for."""
-        parts = pixels.split(BATCH_SIZE)
-        return torch.cat([self.universal.cosines(model, part, vectors).argmax(1).cpu() for part in parts])
+        cosines, parts = self.universal.cosines, pixels.split(BATCH_SIZE)
+        return torch.cat([cosines(model, part, vectors).argmax(1).cpu() for part in parts])
 
 
 class _Triggers(nn.Module):

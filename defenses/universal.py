@@ -187,11 +187,13 @@ def towards(
         near = nearest(suspect, names)
         raise DataError(f"There is no class {suspect!r} to take pictures towards; did you mean one of {near}?")
     settings, label = Universal(highest=0.12, seed=seed, bf16=bf16), names.index(suspect)
-    what = {**asdict(settings), "suspect": suspect, "base": fingerprint(model), **chosen.identity(model)}
-    file = None if folder is None else folder / "universal.safetensors"
-    known = None if file is None else load_labelled(file, json.dumps(what), str(model.device))
-    if known is not None:
-        return known["noises"]
+    file, run = None if folder is None else folder / "universal.safetensors", ""
+    if file is not None:  # nobody hashes a model for nothing
+        what = {**asdict(settings), "suspect": suspect, "base": fingerprint(model), **chosen.identity(model)}
+        run = json.dumps(what)
+        known = load_labelled(file, run, str(model.device))
+        if known is not None:
+            return known["noises"]
     pixels = model.denormalize(chosen.images[chosen.labels != label].to(model.device)).clamp(0, 1)
     vectors = class_vectors(model, names, chosen.templates)
     with frozen(model.clip):
@@ -207,7 +209,7 @@ def towards(
         )  # fmt: skip
     noises = torch.stack([each.pixels for each in found])
     if file is not None and launched(model.device).main:
-        save_labelled(file, {"noises": noises}, json.dumps(what))
+        save_labelled(file, {"noises": noises}, run)
     return noises
 
 

@@ -72,7 +72,7 @@ def rvpt(
     clock = Clock()
     settings: dict[str, Any] = {"margin": margin, "shots": shots, "length": length, "depth": depth, "seed": seed}
     settings |= {"count_from": count_from, "batch_size": batch_size, "checkpoint": checkpoint(out)}
-    settings |= given(alpha=alpha, epochs=epochs, lr=lr)
+    settings |= _given(alpha=alpha, epochs=epochs, lr=lr)
     defense = RVPT(**settings) if aim is None else RVPT.aimed(aim, **settings)
     subject = attacked(model, data, attack, target, images, seed, device)
     _tuned("rvpt", defense, subject, tune_on, template, without_target, seed, out, force, as_json, clock)
@@ -165,8 +165,8 @@ def cbpt(
     settings: dict[str, Any] = {"shots": shots, "length": length, "position": position, "shared": shared}
     settings |= {"batch_size": batch_size, "weight_ce": weight_ce, "seed": seed, "checkpoint": checkpoint(out)}
     settings["inversion"] = Inversion(norm=norm, budget=budget, steps=steps, positives=positives)
-    settings |= given(words=words, epochs=epochs, warmup=warmup, lr=lr)
-    settings |= given(weight_noisy=weight_noisy, weight_bd=weight_bd, weight_align=weight_align)
+    settings |= _given(words=words, epochs=epochs, warmup=warmup, lr=lr)
+    settings |= _given(weight_noisy=weight_noisy, weight_bd=weight_bd, weight_align=weight_align)
     defense = CBPT(**settings) if aim is None else CBPT.aimed(aim, **settings)
     subject = attacked(model, data, attack, target, images, seed, device)
     _tuned("cbpt", defense, subject, tune_on, None, False, seed, out, force, as_json, clock)
@@ -202,7 +202,7 @@ def linear_probe(
     _tuned("linear-probe", defense, subject, tune_on, None, False, seed, out, force, as_json, clock)
 
 
-def given(**options: Any) -> dict[str, Any]:
+def _given(**options: Any) -> dict[str, Any]:
     """Options that were given, where each way of tuning has its own defaults."""
     return {key: value for key, value in options.items() if value is not None}
 
