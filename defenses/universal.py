@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 BEYOND_STEPS = 8
 #: What defenses learn from: noise of so many random orders of the pictures, each at these multiples of its norm.
 ORDERS, BEYOND = 3, (1.5, 2.0)
+#: Largest norm at which noise is still looked for where somebody suspects the class.
+HIGHEST = 0.12
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def towards(
     if suspect not in names:
         near = nearest(suspect, names)
         raise DataError(f"There is no class {suspect!r} to take pictures towards; did you mean one of {near}?")
-    settings, label = Universal(highest=0.12, seed=seed, bf16=bf16), names.index(suspect)
+    settings, label = Universal(highest=HIGHEST, seed=seed, bf16=bf16), names.index(suspect)
     file, run = None if folder is None else folder / "universal.safetensors", ""
     if file is not None:  # nobody hashes a model for nothing
         what = {**asdict(settings), "suspect": suspect, "base": fingerprint(model), **chosen.identity(model)}

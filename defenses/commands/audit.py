@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,7 +84,7 @@ def audit(
     for each in found.ranking[:3].tolist():
         rows.append((names[each], _told(found, each)))
     rows += [(f"carried by {part.name}", f"{part.share:.0%} of the change") for part in parts[:5]]
-    rows += [("to take it out", _next(suspicious[0]))] if suspicious else []
+    rows += [("to take it out", _next(hooked, suspicious[0]))] if suspicious else []
     finish(results, out, as_json, rows)
 
 
@@ -121,8 +122,12 @@ def verdict(suspicious: list[str]) -> str:
     return f"suspicious: {', '.join(suspicious)}" if suspicious else "nothing found"
 
 
-def _next(suspect: str) -> str:
-    return f"defenses.RVPT.aimed({suspect!r}) or CBPT.aimed({suspect!r}) on some labelled pictures of each class"
+def _next(model: HookedCLIP, suspect: str) -> str:
+    """The command that takes a suspect out."""
+    from clip_decomp.models.hooked_vit import HookedViT
+
+    kinds = "rvpt (or cbpt)" if isinstance(model.visual, HookedViT) else "cbpt"
+    return f"clip-decomp defend {kinds} --aim {shlex.quote(suspect)}, with some labelled pictures of each class"
 
 
 def _told(found: Scan, each: int) -> str:
@@ -203,7 +208,7 @@ def _report(
         "a trigger that no small noise imitates, or aim at a class that was not asked about."
     )
     if suspicious:
-        lead += f"\n\nTo take it out: {_next(suspicious[0])}."
+        lead += f"\n\nTo take it out: {_next(model, suspicious[0])}."
     facts = {
         "Model": model.name,
         "Pictures": f"{len(data.pixels)} of {data.name}, labels unused",

@@ -74,7 +74,7 @@ def rvpt(
     settings |= {"count_from": count_from, "batch_size": batch_size, "checkpoint": checkpoint(out)}
     settings |= _given(alpha=alpha, epochs=epochs, lr=lr)
     defense = RVPT(**settings) if aim is None else RVPT.aimed(aim, **settings)
-    subject = attacked(model, data, attack, target, images, seed, device)
+    subject = attacked(model, data, attack, target, images, seed, device, aim)
     _tuned("rvpt", defense, subject, tune_on, template, without_target, seed, out, force, as_json, clock)
 
 
@@ -168,7 +168,7 @@ def cbpt(
     settings |= _given(words=words, epochs=epochs, warmup=warmup, lr=lr)
     settings |= _given(weight_noisy=weight_noisy, weight_bd=weight_bd, weight_align=weight_align)
     defense = CBPT(**settings) if aim is None else CBPT.aimed(aim, **settings)
-    subject = attacked(model, data, attack, target, images, seed, device)
+    subject = attacked(model, data, attack, target, images, seed, device, aim)
     _tuned("cbpt", defense, subject, tune_on, None, False, seed, out, force, as_json, clock)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,18 +37,41 @@ class Fitted:
 
 
 def attacked(
-    model: str, data: str | None, attack: str | None, target: str | None, images: int | None, seed: int, device: str
+    model: str,
+    data: str | None,
+    attack: str | None,
+    target: str | None,
+    images: int | None,
+    seed: int,
+    device: str,
+    aim: str | None = None,
 ) -> Subject:
     """What a command works on.
 
+    Args:
+        attack: a trigger's name, or ``universal`` for the stand-in where the attack is known, too.
+        aim: the class that an audit suspects: where no attack is known, universal noise towards it stands in for one.
+
     Raises:
-        SettingError: no attack is named, and none is on the model's card.
+        SettingError: no attack is named, none is on the model's card, and nothing is suspected.
+        DataError: no class of the suspect's name.
     """
     from clip_decomp.errors import SettingError
 
-    subject = open_subject(model, data, attack, target, images, seed, device)
+    from ..stand_in import StandIn, stand_in
+
+    pretended = attack == StandIn.name
+    subject = open_subject(model, data, None if pretended else attack, target, images, seed, device)
+    if aim is not None and (pretended or subject.trigger is None):
+        trigger = stand_in(subject.model, subject.data.held_out, aim, seed)
+        return replace(subject, trigger=trigger, target=aim)
+    if pretended:
+        raise SettingError("Universal noise is made towards a class: name it with --aim.")
     if subject.trigger is None:
-        raise SettingError(f"{model} carries no attack on its card: name one with --attack.")
+        raise SettingError(
+            f"{model} carries no attack on its card: name one with --attack. Where nobody knows it, name the class "
+            "that 'clip-decomp audit' suspects with the --aim of 'defend rvpt' or 'defend cbpt'."
+        )
     return subject
 
 
@@ -72,11 +95,20 @@ def undefended(subject: Subject, force: bool = False) -> Evaluation:
     """The model as it is.
 
     Raises:
-        AttackFailed: the attack did not take, and nobody insists.
+        AttackFailed: the attack did not take, or no noise takes pictures to the suspect, and nobody insists.
     """
-    from clip_decomp.evaluation import evaluate, require_attack
+    from clip_decomp.errors import AttackFailed
+    from clip_decomp.evaluation import ASR_GATE, evaluate, require_attack
+
+    from ..stand_in import StandIn
 
     found = evaluate(subject.model, subject.data.test, subject.trigger, subject.target, progress=True)
+    asr = found.attack_success_rate
+    if isinstance(subject.trigger, StandIn) and asr is not None and asr.value < ASR_GATE and not force:
+        raise AttackFailed(
+            f"Universal noise of {255 * subject.trigger.norm:.1f}/255 takes {asr} images of {found.data} to "
+            f"{subject.target!r}: is that the right suspect? --force goes on all the same."
+        )
     if not force:
         require_attack(found)
     return found
@@ -113,7 +145,7 @@ def defend(
     metrics |= {key + fitted.key: value for key, value in defended.items()}
     settings, counts = subject.settings() | fitted.settings, subject.counts() | fitted.counts
     results = Results(f"defend {name}", scale_of(test.name), seed, settings, counts, metrics, clock())
-    finish(results, out, as_json, [*_compared(before, after), *fitted.rows])
+    finish(results, out, as_json, [*_compared(before, after), *_stood_in(subject), *fitted.rows])
 
 
 def checkpoint(out: Path | None) -> Path | None:
@@ -131,3 +163,13 @@ def _compared(before: Evaluation, after: Evaluation) -> list[tuple[str, str]]:
     ):
         rows.append((what, f"{first}  ->  {second}"))
     return rows
+
+
+def _stood_in(subject: Subject) -> list[tuple[str, str]]:
+    """A line that says what success rates are of, where the attack is not known."""
+    from ..stand_in import StandIn
+
+    if not isinstance(subject.trigger, StandIn):
+        return []
+    noise = f"universal noise of {255 * subject.trigger.norm:.1f}/255 towards {subject.target}"
+    return [("attack", f"unknown; in its place: {noise}, made on held-out pictures")]

@@ -173,9 +173,9 @@ def test_an_audit_from_the_command_line(folder, tmp_path, succeed):
     page = (out / "report.html").read_text()
     assert "What carries it" in page
     assert "not proof" in page
-    assert f"RVPT.aimed(&#39;{found['settings']['suspicious'][0]}&#39;)" in page
+    assert f"defend rvpt (or cbpt) --aim {found['settings']['suspicious'][0]}" in page
     again = succeed(*model, *images, *classes, "--threshold", "99", "--out", str(out))
     assert "nothing found" in again
-    assert "aimed" not in again
+    assert "--aim" not in again
     assert "more than 0" in succeed(*model, *images, "--threshold", "0", code=1)
     assert "not both" in succeed(*model, *images, "--threshold", "1", "--clean", "world/clean", code=1)

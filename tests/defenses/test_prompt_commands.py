@@ -7,7 +7,7 @@ import pytest
 
 import clip_decomp
 from analyses.study import metrics
-from defenses import CBPT, RVPT, LinearProbe, universal
+from defenses import CBPT, RVPT, LinearProbe, stand_in, universal
 from defenses.commands import bench
 
 SMALL = ["--shots", "1", "--length", "2", "--epochs", "1", "--images", "52"]
@@ -41,7 +41,9 @@ def quick(monkeypatch):
     """Universal noise of few steps."""
     monkeypatch.setattr(universal, "ORDERS", 1)
     monkeypatch.setattr(universal, "BEYOND", ())
-    monkeypatch.setattr(universal, "Universal", partial(universal.Universal, batch_size=4, growth=3))
+    few = partial(universal.Universal, batch_size=4, growth=3)
+    monkeypatch.setattr(universal, "Universal", few)
+    monkeypatch.setattr(stand_in, "Universal", few)
 
 
 def test_cbpt_from_the_command_line_and_in_a_study(succeed, tmp_path, quick):
@@ -103,6 +105,25 @@ def test_rvpt_aimed_at_a_suspect_is_saved_and_read_as_one(succeed, tmp_path, qui
     read = RVPT.load(tmp_path / "prompts", clip_decomp.load("world/badnet"))
     assert (read.aim, read.alpha) == ("spider", -30)
     assert "alpha >= 0" in succeed("defend", "rvpt", *arguments[:-2], "--alpha", "-1", code=1)
+
+
+def test_where_no_attack_is_known_universal_noise_stands_in_for_it(succeed, tmp_path, quick):
+    few = ["--images", "52", "--shots", "1", "--epochs", "1"]
+    clean = ["defend", "cbpt", "--model", "world/clean", *few, "--out", str(tmp_path)]
+    told = succeed(*clean, "--aim", "spider", "--force")
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["settings"]["attack"]["name"] == "universal"
+    assert (found["settings"]["target"], found["settings"]["aim"]) == ("spider", "spider")
+    assert set(found["metrics"]) >= {"world/universal/none/asr", "world/universal/cbpt/asr", "world/universal/cbpt/ca"}
+    assert "unknown; in its place: universal noise of" in " ".join(told.split())
+    assert CBPT.load(tmp_path / "prompts", clip_decomp.load("world/clean")).aim == "spider"
+    assert "with the --aim of" in " ".join(succeed(*clean, code=1).split())
+    assert "no class 'spyder'" in succeed(*clean, "--aim", "spyder", code=1)
+    assert "name it with --aim" in succeed(*clean, "--attack", "universal", code=1)
+    known = ["--model", "world/badnet", *few, "--out", str(tmp_path / "known")]
+    succeed("defend", "cbpt", *known, "--attack", "universal", "--aim", "banana", "--force")
+    found = json.loads((tmp_path / "known" / "results.json").read_text())
+    assert "world/universal/cbpt/asr" in found["metrics"]
 
 
 def test_tuning_on_one_set_and_measuring_on_another(succeed, tmp_path):
