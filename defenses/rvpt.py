@@ -53,10 +53,10 @@ from .defended import ImageSideDefense
 from .few_shot import FewShots, check_shots
 from .prefix import Prefix, class_tokens
 from .tuning import TunedTokens, frozen
-from .universal import beside, towards
+from .universal import ORDERS, beside, towards
 
 #: What was found for a class that an audit suspects, not in the paper (docs/measurements.md).
-_AIMED: dict[str, Any] = {"alpha": -30.0, "epochs": 6, "lr": 0.001}
+_AIMED: dict[str, Any] = {"alpha": -30.0, "epochs": 6, "lr": 0.001, "rounds": 2}
 
 #: Changes normalized pictures of a batch, given a generator, each time they are seen.
 Augment = Callable[[Float[Tensor, "batch 3 row column"], torch.Generator], Float[Tensor, "batch 3 row column"]]
@@ -93,6 +93,8 @@ class RVPT(TunedTokens, ImageSideDefense):
         aim: the class that an audit found suspicious (:mod:`defenses.audit`): every picture is tuned on a second time,
             under universal noise that takes pictures there (:mod:`defenses.universal`), the original tower's class
             tokens being the clean picture's. Not in the paper.
+        rounds: with ``aim``, how often prompts are tuned anew: from the second time on also under noise that was made
+            against the prompts of the time before, at the norm that suffices; no more where none does.
         bf16: compute in bfloat16 where autocast allows it.
         cache: a file for the frozen streams; None keeps them in memory.
         checkpoint: a folder that is written after every epoch; a run that is found there goes on.
@@ -119,6 +121,7 @@ class RVPT(TunedTokens, ImageSideDefense):
         lr: float = 0.002,
         momentum: float = 0.9,
         aim: str | None = None,
+        rounds: int = 1,
         bf16: bool = True,
         seed: int = 0,
         cache: Path | None = None,
@@ -127,6 +130,8 @@ class RVPT(TunedTokens, ImageSideDefense):
     ):
         if (alpha < 0 and aim is None) or not -1 <= margin <= 1:
             raise SettingError(f"RVPT needs alpha >= 0 and a margin in -1..1, not {alpha} and {margin}.")
+        if rounds < 1 or (rounds > 1 and aim is None):
+            raise SettingError(f"RVPT is tuned in one round, or with an aim in one or more, not in {rounds}.")
         if length < 1:
             raise SettingError(f"RVPT needs one prompt a block or more, not {length}.")
         check_shots(shots)
@@ -134,7 +139,7 @@ class RVPT(TunedTokens, ImageSideDefense):
             raise SettingError(f"Prompted blocks are counted from output or input, not {count_from!r}.")
         self.alpha, self.length, self.depth, self.count_from, self.margin = alpha, length, depth, count_from, margin
         self.shots, self.epochs, self.batch_size, self.lr, self.momentum = shots, epochs, batch_size, lr, momentum
-        self.aim, self.bf16, self.seed = aim, bf16, seed
+        self.aim, self.rounds, self.bf16, self.seed = aim, rounds, bf16, seed
         self.cache, self.checkpoint, self.progress = cache, checkpoint, progress
         self.tuning()  # complains about settings out of its range
 
@@ -174,16 +179,23 @@ class RVPT(TunedTokens, ImageSideDefense):
         """
         if self.aim is not None and augment is not None:
             raise SettingError("Where RVPT is aimed, noise is what changes pictures: leave augment out.")
-        prompts = self.prepare(model)
+        self.prepare(model)  # complains before anything is read
         chosen = FewShots.of(model, images, labels, class_names, self.shots, self.seed, templates, without)
         self.chosen_ = chosen.places
         vectors = class_vectors(model, chosen.class_names, chosen.templates).to(model.device)
-        if self.aim is not None:
-            noises = towards(model, chosen, self.aim, self.seed, self.bf16, self.checkpoint)
-            chosen = beside(model, chosen, noises)
-        self._tune(chosen, vectors, augment)
-        prompts.requires_grad_(False).zero_grad()
-        self.prompted_ = prompts.on(model, keys=True)
+        noises: list[Tensor] = []
+        for number in range(self.rounds):
+            seen, folder = chosen, self._folder(number)
+            if self.aim is not None:
+                against, seed = self.prompted_ if number else model, self.seed + number * ORDERS
+                noises.append(towards(against, chosen, self.aim, seed, self.bf16, folder, defended=number > 0))
+                if not len(noises[-1]):
+                    break
+                seen = beside(model, chosen, torch.cat(noises))
+            prompts = self.prepare(model)
+            self._tune(seen, vectors, augment, folder)
+            prompts.requires_grad_(False).zero_grad()
+            self.prompted_ = prompts.on(model, keys=True)
         return self
 
     def encode_image(self, images: Float[Tensor, "batch 3 row column"]) -> Float[Tensor, "batch d_embed"]:
@@ -246,7 +258,11 @@ class RVPT(TunedTokens, ImageSideDefense):
         cosines = F.cosine_similarity(tokens.float(), targets.float(), dim=-1).mean(1)
         return Losses(F.cross_entropy(logits, labels, reduction="sum"), cosines.clamp(min=self.margin).sum())
 
-    def _tune(self, chosen: FewShots, vectors: Tensor, augment: Augment | None) -> None:
+    def _folder(self, number: int) -> Path | None:
+        """Where a round's checkpoint is."""
+        return self.checkpoint if self.checkpoint is None or not number else self.checkpoint / f"round-{number + 1}"
+
+    def _tune(self, chosen: FewShots, vectors: Tensor, augment: Augment | None, folder: Path | None) -> None:
         tower, device, pixels, labels = self.model_.visual, self.model_.device, chosen.images, chosen.labels
         first = self.prompts_.blocks[0]
         with frozen(tower):
@@ -268,6 +284,4 @@ class RVPT(TunedTokens, ImageSideDefense):
                 return {**self.settings(), "base": self.prompts_.base, **chosen.identity(self.model_)}
 
             label = "rvpt" if self.alpha else "vpt"
-            self.history_ = self.tuning().tune(
-                self.prompts_, len(labels), losses, label, self.progress, self.checkpoint, run
-            )
+            self.history_ = self.tuning().tune(self.prompts_, len(labels), losses, label, self.progress, folder, run)

@@ -174,12 +174,20 @@ class _Descent:
 
 
 def towards(
-    model: HookedCLIP, chosen: FewShots, suspect: str, seed: int = 0, bf16: bool = True, folder: Path | None = None
+    model: HookedCLIP,
+    chosen: FewShots,
+    suspect: str,
+    seed: int = 0,
+    bf16: bool = True,
+    folder: Path | None = None,
+    defended: bool = False,
 ) -> Float[Tensor, "noise 3 row column"]:
     """Universal noises that take chosen pictures of other classes to the suspect, for a defense to learn from.
 
     Args:
         folder: where they are kept for a run that goes on.
+        defended: of a model that is defended already, noise at the norm that suffices alone, and none where no norm
+            does.
 
     Raises:
         DataError: no class of that name.
@@ -191,8 +199,8 @@ def towards(
     settings, label = Universal(highest=HIGHEST, seed=seed, bf16=bf16), names.index(suspect)
     file, run = None if folder is None else folder / "universal.safetensors", ""
     if file is not None:  # nobody hashes a model for nothing
-        what = {**asdict(settings), "suspect": suspect, "base": fingerprint(model), **chosen.identity(model)}
-        run = json.dumps(what)
+        what = {**asdict(settings), "defended": defended, "suspect": suspect, "base": fingerprint(model)}
+        run = json.dumps({**what, **chosen.identity(model)})
         known = load_labelled(file, run, str(model.device))
         if known is not None:
             return known["noises"]
@@ -202,14 +210,18 @@ def towards(
         found = [
             each
             for order in range(ORDERS)
-            for each in replace(settings, seed=seed + order).noises(model, pixels, vectors, label, BEYOND)
+            for each in replace(settings, seed=seed + order).noises(
+                model, pixels, vectors, label, () if defended else BEYOND
+            )
         ]
-    if not any(each.reached for each in found):
+    if defended:
+        found = [each for each in found if each.reached]
+    elif not any(each.reached for each in found):
         logger.warning(
             "No noise of a root mean square up to %s takes most pictures to %r: is it the right suspect?",
             settings.highest, suspect,
         )  # fmt: skip
-    noises = torch.stack([each.pixels for each in found])
+    noises = torch.stack([each.pixels for each in found]) if found else pixels.new_empty(0, *pixels.shape[1:])
     if file is not None and launched(model.device).main:
         save_labelled(file, {"noises": noises}, run)
     return noises

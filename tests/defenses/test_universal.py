@@ -117,7 +117,7 @@ def test_aimed_rvpt_keeps_class_tokens_of_pictures_under_noise_where_they_are_wi
     monkeypatch.setattr(rvpt_module.RVPT, "losses", listening)
     given = {"length": 2, "shots": 4, "batch_size": 40, "epochs": 6, "bf16": False, "progress": False}
     images, labels = model.normalize(pixels[:20]), torch.arange(20) % 5
-    aimed = RVPT.aimed("fig", **given).fit(model, images, labels, NAMES)
+    aimed = RVPT.aimed("fig", **given, rounds=1).fit(model, images, labels, NAMES)
     stream, targets, truth = seen[0]
     pairs = {}
     for row, target, label in zip(stream, targets, truth, strict=True):
@@ -130,6 +130,50 @@ def test_aimed_rvpt_keeps_class_tokens_of_pictures_under_noise_where_they_are_wi
     assert aimed.settings()["alpha"] < 0
 
 
+@pytest.mark.parametrize("reached", [3, 1])
+def test_later_rounds_learn_from_noise_against_the_prompts_of_the_round_before(
+    planted, pixels, monkeypatch, tmp_path, reached
+):
+    made, tuned, inner = [], [], RVPT._tune
+    two, images, labels = planted.normalize(pixels[:2]), planted.normalize(pixels[:20]), torch.arange(20) % 5
+
+    def making(model, chosen, suspect, seed, bf16, folder, defended):
+        made.append((model.encode_image(two), seed, folder, defended))
+        return torch.full((2, 3, 32, 32), 0.01 * len(made))[: 2 if len(made) <= reached else 0]
+
+    def listening(self, chosen, *rest):
+        inner(self, chosen, *rest)
+        tuned.append((planted.denormalize(chosen.images), self.prompts_.on(planted, keys=True).encode_image(two)))
+
+    monkeypatch.setattr(rvpt_module, "towards", making)
+    monkeypatch.setattr(RVPT, "_tune", listening)
+    given = {"length": 2, "shots": 4, "epochs": 1, "bf16": False, "progress": False, "seed": 7}
+    aimed = RVPT.aimed("fig", **given, rounds=3, checkpoint=tmp_path).fit(planted, images, labels, NAMES)
+    rounds = [
+        (7, tmp_path, False),
+        (7 + ORDERS, tmp_path / "round-2", True),
+        (7 + 2 * ORDERS, tmp_path / "round-3", True),
+    ]
+    assert [each[1:] for each in made] == rounds[: reached + 1]
+    assert len(tuned) == reached
+    against = [planted.encode_image(two), *(features for _, features in tuned)]
+    assert all(torch.equal(each[0], features) for each, features in zip(made, against, strict=False))
+    assert torch.equal(aimed.encode_image(two), tuned[-1][1])
+    seen = tuned[-1][0]
+    wanted = torch.tensor([0.01, 0.01, 0.02, 0.02, 0.03, 0.03])[torch.arange(20) % (2 * reached)]
+    torch.testing.assert_close((seen[20:] - seen[:20]).amax((1, 2, 3)), wanted, atol=1e-5, rtol=0)
+
+
+def test_noise_against_a_defended_model_is_where_it_suffices_or_not_there(planted, pixels, monkeypatch, caplog):
+    shots = chosen(planted, pixels)
+    found = towards(planted, shots, "fig", bf16=False, defended=True)
+    assert torch.equal(found, towards(planted, shots, "fig", bf16=False)[:: 1 + len(BEYOND)])
+    monkeypatch.setattr(universal, "HIGHEST", 0.004)
+    with caplog.at_level(logging.WARNING):
+        assert towards(planted, shots, "fig", bf16=False, defended=True).shape == (0, 3, 32, 32)
+    assert not caplog.text
+
+
 def test_aimed_defenses_that_cannot_be(model, pixels):
     images, labels = model.normalize(pixels[:20]), torch.arange(20) % 5
     with pytest.raises(SettingError, match="leave augment out"):
@@ -138,3 +182,7 @@ def test_aimed_defenses_that_cannot_be(model, pixels):
         RVPT.aimed("fog", shots=2, progress=False).fit(model, images, labels, NAMES)
     with pytest.raises(SettingError, match="alpha >= 0"):
         RVPT(alpha=-1)
+    with pytest.raises(SettingError, match="one round"):
+        RVPT(rounds=2)
+    with pytest.raises(SettingError, match="one round"):
+        RVPT.aimed("fig", rounds=0)
