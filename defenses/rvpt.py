@@ -94,7 +94,7 @@ class RVPT(TunedTokens, ImageSideDefense):
             under universal noise that takes pictures there (:mod:`defenses.universal`), the original tower's class
             tokens being the clean picture's. Not in the paper.
         rounds: with ``aim``, how often prompts are tuned anew: from the second time on also under noise that was made
-            against the prompts of the time before, at the norm that suffices; no more where none does.
+            against the prompts of the time before and is no larger than the first.
         bf16: compute in bfloat16 where autocast allows it.
         cache: a file for the frozen streams; None keeps them in memory.
         checkpoint: a folder that is written after every epoch; a run that is found there goes on.
@@ -184,13 +184,13 @@ class RVPT(TunedTokens, ImageSideDefense):
         self.chosen_ = chosen.places
         vectors = class_vectors(model, chosen.class_names, chosen.templates).to(model.device)
         noises: list[Tensor] = []
+        largest = None
         for number in range(self.rounds):
             seen, folder = chosen, self._folder(number)
             if self.aim is not None:
                 against, seed = self.prompted_ if number else model, self.seed + number * ORDERS
-                noises.append(towards(against, chosen, self.aim, seed, self.bf16, folder, defended=number > 0))
-                if not len(noises[-1]):
-                    break
+                noises.append(towards(against, chosen, self.aim, seed, self.bf16, folder, largest))
+                largest = noises[0].square().mean((1, 2, 3)).max().sqrt().item()
                 seen = beside(model, chosen, torch.cat(noises))
             prompts = self.prepare(model)
             self._tune(seen, vectors, augment, folder)

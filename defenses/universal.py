@@ -127,7 +127,7 @@ class Universal:
             shares.append(walk.look())
             reached = len(shares) >= 3 and sum(shares[-3:]) / 3 >= self.goal
             if not reached:
-                size *= self.growth
+                size = min(size * self.growth, self.highest)
                 walk.move(size)
         found = [Noise(walk.noise, size if reached else self.highest, reached)]
         for factor in beyond:
@@ -156,7 +156,7 @@ class _Descent:
     def look(self) -> float:
         """Share of the next batch's pictures that the noise takes to the class; the way down is kept."""
         chosen = torch.randperm(len(self.pixels), generator=step_generator(self.settings.seed, self.step))
-        rows, noise = chosen[: self.settings.batch_size], self.noise.requires_grad_(True)
+        rows, noise = chosen[: self.settings.batch_size], self.noise.detach().requires_grad_(True)
         with torch.enable_grad():
             cosines = self.settings.cosines(self.model, self.pixels[rows] + noise, self.vectors)
             wanted = torch.full((len(rows),), self.label, device=cosines.device)
@@ -180,14 +180,13 @@ def towards(
     seed: int = 0,
     bf16: bool = True,
     folder: Path | None = None,
-    defended: bool = False,
+    largest: float | None = None,
 ) -> Float[Tensor, "noise 3 row column"]:
     """Universal noises that take chosen pictures of other classes to the suspect, for a defense to learn from.
 
     Args:
         folder: where they are kept for a run that goes on.
-        defended: of a model that is defended already, noise at the norm that suffices alone, and none where no norm
-            does.
+        largest: norm that noise may have against a model that is defended already, whether that suffices or not.
 
     Raises:
         DataError: no class of that name.
@@ -196,10 +195,12 @@ def towards(
     if suspect not in names:
         near = nearest(suspect, names)
         raise DataError(f"There is no class {suspect!r} to take pictures towards; did you mean one of {near}?")
-    settings, label = Universal(highest=HIGHEST, seed=seed, bf16=bf16), names.index(suspect)
+    settings, beyond, label = Universal(highest=HIGHEST, seed=seed, bf16=bf16), BEYOND, names.index(suspect)
+    if largest is not None:
+        settings, beyond = replace(settings, lowest=largest / 2, highest=largest), (1.0,)
     file, run = None if folder is None else folder / "universal.safetensors", ""
     if file is not None:  # nobody hashes a model for nothing
-        what = {**asdict(settings), "defended": defended, "suspect": suspect, "base": fingerprint(model)}
+        what = {**asdict(settings), "beyond": beyond, "suspect": suspect, "base": fingerprint(model)}
         run = json.dumps({**what, **chosen.identity(model)})
         known = load_labelled(file, run, str(model.device))
         if known is not None:
@@ -210,18 +211,14 @@ def towards(
         found = [
             each
             for order in range(ORDERS)
-            for each in replace(settings, seed=seed + order).noises(
-                model, pixels, vectors, label, () if defended else BEYOND
-            )
+            for each in replace(settings, seed=seed + order).noises(model, pixels, vectors, label, beyond)
         ]
-    if defended:
-        found = [each for each in found if each.reached]
-    elif not any(each.reached for each in found):
+    if largest is None and not any(each.reached for each in found):
         logger.warning(
             "No noise of a root mean square up to %s takes most pictures to %r: is it the right suspect?",
             settings.highest, suspect,
         )  # fmt: skip
-    noises = torch.stack([each.pixels for each in found]) if found else pixels.new_empty(0, *pixels.shape[1:])
+    noises = torch.stack([each.pixels for each in found])
     if file is not None and launched(model.device).main:
         save_labelled(file, {"noises": noises}, run)
     return noises
