@@ -199,7 +199,9 @@ class CBPT(TunedTokens, TextSideDefense):
             bank = torch.cat([self._features(part.to(device)) for part in images.split(BATCH_SIZE)])
         labels = chosen.labels.to(device)
         if self.aim is not None:
-            universal = towards(self.model_, chosen, self.aim, self.seed, self.bf16, self.checkpoint)
+            universal = towards(
+                self.model_, chosen, self.aim, self.seed, self.bf16, self.checkpoint, progress=self.progress
+            )
             aim = self.class_names_.index(self.aim)
 
         def perturbed(rows: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:

@@ -189,7 +189,7 @@ class RVPT(TunedTokens, ImageSideDefense):
             seen, folder = chosen, self._folder(number)
             if self.aim is not None:
                 against, seed = self.prompted_ if number else model, self.seed + number * ORDERS
-                noises.append(towards(against, chosen, self.aim, seed, self.bf16, folder, largest))
+                noises.append(towards(against, chosen, self.aim, seed, self.bf16, folder, largest, self.progress))
                 largest = noises[0].square().mean((1, 2, 3)).max().sqrt().item()
                 seen = beside(model, chosen, torch.cat(noises))
             prompts = self.prepare(model)

@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from clip_decomp.data.pairs import step_generator
 from clip_decomp.errors import DataError, SettingError, nearest
@@ -181,6 +182,7 @@ def towards(
     bf16: bool = True,
     folder: Path | None = None,
     largest: float | None = None,
+    progress: bool = False,
 ) -> Float[Tensor, "noise 3 row column"]:
     """Universal noises that take chosen pictures of other classes to the suspect, for a defense to learn from.
 
@@ -210,7 +212,7 @@ def towards(
     with frozen(model.clip):
         found = [
             each
-            for order in range(ORDERS)
+            for order in tqdm(range(ORDERS), "universal noise", disable=not progress)
             for each in replace(settings, seed=seed + order).noises(model, pixels, vectors, label, beyond)
         ]
     if largest is None and not any(each.reached for each in found):

@@ -58,6 +58,9 @@ def rvpt(
         float | None,
         typer.Option(help="Of SGD, for losses summed over the batch; 0.002 by default, 0.001 with --aim."),
     ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Of noise and tuning, 2 by default with --aim; 1 without it.")
+    ] = None,
     template: Template = None,
     without_target: Without = False,
     out: Out = None,
@@ -72,7 +75,7 @@ def rvpt(
     clock = Clock()
     settings: dict[str, Any] = {"margin": margin, "shots": shots, "length": length, "depth": depth, "seed": seed}
     settings |= {"count_from": count_from, "batch_size": batch_size, "checkpoint": checkpoint(out)}
-    settings |= _given(alpha=alpha, epochs=epochs, lr=lr)
+    settings |= _given(alpha=alpha, epochs=epochs, lr=lr, rounds=rounds)
     defense = RVPT(**settings) if aim is None else RVPT.aimed(aim, **settings)
     subject = attacked(model, data, attack, target, images, seed, device, aim)
     _tuned("rvpt", defense, subject, tune_on, template, without_target, seed, out, force, as_json, clock)

@@ -135,7 +135,7 @@ def test_later_rounds_learn_from_noise_against_the_prompts_of_the_round_before(p
     made, tuned, inner = [], [], RVPT._tune
     two, images, labels = planted.normalize(pixels[:2]), planted.normalize(pixels[:20]), torch.arange(20) % 5
 
-    def making(model, chosen, suspect, seed, bf16, folder, largest):
+    def making(model, chosen, suspect, seed, bf16, folder, largest, progress):
         made.append((model.encode_image(two), seed, folder, largest))
         return torch.full((2, 3, 32, 32), 0.01 * len(made))
 
