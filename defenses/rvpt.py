@@ -93,8 +93,8 @@ class RVPT(TunedTokens, ImageSideDefense):
         aim: the class that an audit found suspicious (:mod:`defenses.audit`): every picture is tuned on a second time,
             under universal noise that takes pictures there (:mod:`defenses.universal`), the original tower's class
             tokens being the clean picture's. Not in the paper.
-        rounds: with ``aim``, how often prompts are tuned anew: from the second time on also under noise that was made
-            against the prompts of the time before and is no larger than the first.
+        rounds: with ``aim``, how often prompts are tuned anew: from the second time on each picture is also tuned on
+            under noise that was made against the prompts of the time before and is no larger than the first.
         bf16: compute in bfloat16 where autocast allows it.
         cache: a file for the frozen streams; None keeps them in memory.
         checkpoint: a folder that is written after every epoch; a run that is found there goes on.
@@ -191,7 +191,7 @@ class RVPT(TunedTokens, ImageSideDefense):
                 against, seed = self.prompted_ if number else model, self.seed + number * ORDERS
                 noises.append(towards(against, chosen, self.aim, seed, self.bf16, folder, largest, self.progress))
                 largest = noises[0].square().mean((1, 2, 3)).max().sqrt().item()
-                seen = beside(model, chosen, torch.cat(noises))
+                seen = beside(model, chosen, noises)
             prompts = self.prepare(model)
             self._tune(seen, vectors, augment, folder)
             prompts.requires_grad_(False).zero_grad()
@@ -268,7 +268,8 @@ class RVPT(TunedTokens, ImageSideDefense):
         with frozen(tower):
             kept = None if augment else Prefix.of(tower, pixels, first, self.cache, self.bf16, self.progress)
             if kept is not None and self.aim is not None:  # noisy pictures stand behind the clean ones
-                kept = replace(kept, targets=kept.targets[: len(kept) // 2].repeat(2, 1, 1))
+                clean = len(self.chosen_)
+                kept = replace(kept, targets=kept.targets[:clean].repeat(len(kept) // clean, 1, 1))
 
             def losses(rows: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
                 part, here = kept, rows

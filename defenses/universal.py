@@ -237,8 +237,8 @@ def under(
     return model.normalize((model.denormalize(images) + added).clamp(0, 1))
 
 
-def beside(model: HookedCLIP, chosen: FewShots, noises: Float[Tensor, "noise 3 row column"]) -> FewShots:
-    """Chosen pictures, and after them the same ones under noises; labels stay as they are."""
-    noisy = under(model, chosen.images, noises, torch.arange(len(chosen.images)))
-    labels, places = chosen.labels.repeat(2), chosen.places.repeat(2)
-    return replace(chosen, images=torch.cat([chosen.images, noisy]), labels=labels, places=places)
+def beside(model: HookedCLIP, chosen: FewShots, noises: Sequence[Float[Tensor, "noise 3 row column"]]) -> FewShots:
+    """Chosen pictures, and after them the same ones under each set of noises; labels stay as they are."""
+    numbers, copies = torch.arange(len(chosen.images)), 1 + len(noises)
+    images = torch.cat([chosen.images, *(under(model, chosen.images, each, numbers) for each in noises)])
+    return replace(chosen, images=images, labels=chosen.labels.repeat(copies), places=chosen.places.repeat(copies))
