@@ -116,7 +116,8 @@ def maps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         rule = "the share of the class token's attention that goes to the trigger's patches falls to half"
         claim = f"{called(attack)}: RVPT attends less to the trigger"
         drawn.verdicts.append(Verdict(claim, rule, paid["RVPT"] <= paid["undefended"] / 2, evidence))
-        drawn.figures.append((f"{called(attack)}; two pictures, clean and triggered.", _grid(sides, found, attack)))
+        caption = f"{called(attack)}; two pictures, clean and triggered. Each map adds up to 1 over the patches."
+        drawn.figures.append((caption, _grid(sides, found, attack)))
     drawn.tables.append(("Attention to the trigger's patches, 64 pictures.", pd.DataFrame(rows)))
     return drawn
 
@@ -132,12 +133,13 @@ def _grid(sides: Mapping[str, Tensor], found: Mapping[tuple[str, str], Tensor], 
     for number in range(2):
         for side, images in sides.items():
             picture = (images[number] * 255).round().to(torch.uint8).numpy()
-            own = [found[side, view][number].numpy() for view in ("undefended", "RVPT", "prompts")]
+            own = [found[side, view][number] for view in ("undefended", "RVPT", "prompts")]
             shown += [picture] * 4
-            heats += [None, *own]
+            heats += [None, *((heat / heat.sum()).numpy() for heat in own)]  # prompts mostly attend to one another
             names += [side, "undefended", "RVPT: class token", "RVPT: prompts"]
     title = f"{called(attack)}: attention of the last layer"
-    return plots.overlay_grid(shown, heats, names, title, "attention", diverging=False, columns=4, narrow_columns=4)
+    key = "share of a map's attention to patches"
+    return plots.overlay_grid(shown, heats, names, title, key, diverging=False, columns=4, narrow_columns=4)
 
 
 #: Numbers of an embedding that table and rules use.
