@@ -34,3 +34,21 @@ def nearest(name: str, names: Sequence[str]) -> list[str]:
     from difflib import get_close_matches
 
     return get_close_matches(name, names, n=3) or list(names[:5])
+
+
+def class_place(name: str, names: Sequence[str], whose: str = "") -> int:
+    """Place of a class among names.
+
+    Args:
+        whose: begins the message, such as ``world: ``.
+
+    Raises:
+        DataError: there is no such class; the message lists similar names.
+
+    Example:
+        >>> class_place("pear", ["apple", "pear"])
+        1
+    """
+    if name not in names:
+        raise DataError(f"{whose}there is no class {name!r}; did you mean one of {nearest(name, names)}?")
+    return list(names).index(name)

@@ -35,7 +35,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clip_decomp.data.pairs import step_generator
-from clip_decomp.errors import DataError, SettingError, nearest
+from clip_decomp.errors import SettingError, class_place
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.fingerprint import fingerprint
 from clip_decomp.training.checkpoint import load_labelled, save_labelled
@@ -194,10 +194,8 @@ def towards(
         DataError: no class of that name.
     """
     names = chosen.class_names
-    if suspect not in names:
-        near = nearest(suspect, names)
-        raise DataError(f"There is no class {suspect!r} to take pictures towards; did you mean one of {near}?")
-    settings, beyond, label = Universal(highest=HIGHEST, seed=seed, bf16=bf16), BEYOND, names.index(suspect)
+    label = class_place(suspect, names, "The suspect: ")
+    settings, beyond = Universal(highest=HIGHEST, seed=seed, bf16=bf16), BEYOND
     if largest is not None:
         settings, beyond = replace(settings, lowest=largest / 2, highest=largest), (1.0,)
     file, run = None if folder is None else folder / "universal.safetensors", ""

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 
 from ..data.pairs import PairStream
-from ..errors import DataError, SettingError, nearest
+from ..errors import SettingError, class_place
 from ..model import HookedCLIP
 from ..training.checkpoint import load_labelled, save_labelled
 from ..training.parallel import Processes, launched
@@ -142,8 +142,7 @@ def implant(
         SettingError: rate, count, epochs or batch do not fit the data, or the folder holds another run.
         TrainingFailed: the loss or its gradient is not finite.
     """
-    if target not in names:
-        raise DataError(f"There is no class {target!r} to aim at; did you mean one of {nearest(target, names)}?")
+    class_place(target, names, "The attack's target: ")  # complains if there is none
     steps = settings.steps_on(stream)
     run = settings.training(steps)
     poisoned_pairs(stream, trigger, target, names, settings)  # complains before anything is learned

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from ..errors import DataError, SettingError, nearest
+from ..errors import DataError, SettingError, class_place
 
 PLAIN_TEMPLATE = "a photo of a {}."
 #: Images at a time. On a CPU small batches stay in the cache: 64 are a quarter faster than 256.
@@ -112,10 +112,7 @@ class ImageSet:
         Raises:
             DataError: there is no such class; the message lists similar names.
         """
-        if name in self.class_names:
-            return self.class_names.index(name)
-        near = nearest(name, self.class_names)
-        raise DataError(f"{self.name}: there is no class {name!r}; did you mean one of {near}?")
+        return class_place(name, self.class_names, f"{self.name}: ")
 
     def subset(self, indices: Int[Tensor, " image"]) -> ImageSet:
         """The pictures at these places of this set."""

@@ -116,7 +116,7 @@ def test_settings_reach_the_trainer():
 
 @pytest.mark.parametrize(("target", "near"), [("bananna", "banana"), ("zzz", "banana', 'lemon', 'cat")])
 def test_an_unknown_target_names_the_nearest(target, near, clean, photographs):
-    with pytest.raises(DataError, match=f"There is no class '{target}' to aim at; did you mean one of \\['{near}'\\]"):
+    with pytest.raises(DataError, match=f"there is no class '{target}'; did you mean one of \\['{near}'\\]"):
         attack(clean, photographs, Learned(), target=target)
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...data.pairs import SILENT, PairBatch, PairStream
-from ...errors import DataError, ModelError, SettingError
+from ...errors import DataError, ModelError, SettingError, class_place
 from ...training.lean import lean
 from .badnet import BadNet
 from .base import SeededTrigger
@@ -184,9 +184,7 @@ def other_pictures(stream: PairStream, names: Sequence[str], target: str, many: 
     Raises:
         DataError: the target is not among the names, or all pictures show it.
     """
-    if target not in names:
-        raise DataError(f"There is no class {target!r} to aim at, only {', '.join(names[:5])}, ...")
-    fact = list(names).index(target)
+    fact = class_place(target, names, "The attack's target: ")
     batch = stream.batch(FAR_STEP, many)
     keep = (batch.truth[:, 0] != fact).nonzero()[:, 0]
     if not len(keep):
