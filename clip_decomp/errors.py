@@ -36,7 +36,7 @@ def nearest(name: str, names: Sequence[str]) -> list[str]:
     return get_close_matches(name, names, n=3) or list(names[:5])
 
 
-def class_place(name: str, names: Sequence[str], whose: str = "") -> int:
+def class_place(name: str, names: Sequence[str], whose: str) -> int:
     """Place of a class among names.
 
     Args:
@@ -46,7 +46,7 @@ def class_place(name: str, names: Sequence[str], whose: str = "") -> int:
         DataError: there is no such class; the message lists similar names.
 
     Example:
-        >>> class_place("pear", ["apple", "pear"])
+        >>> class_place("pear", ["apple", "pear"], "fruit: ")
         1
     """
     if name not in names:

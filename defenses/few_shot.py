@@ -25,21 +25,31 @@ from .tuning import digest
 
 
 def training_pictures(
-    spec: str, side: int, seed: int = 0, shots: int | None = None, template: str | None = None
+    spec: str,
+    side: int,
+    seed: int = 0,
+    shots: int | None = None,
+    template: str | None = None,
+    whole: bool = False,
 ) -> ImageSet:
     """The pictures of some data that a defense may learn from; of the world, enough for every class.
+
+    Where data have no training part, as a folder of pictures has none, these are the held-out ones.
 
     Args:
         side: of the pictures that the world draws.
         template: of all prompts, instead of the data's own.
-
-    Raises:
-        DataError: the data has no training pictures.
+        whole: whether all pictures are, where there is no training part: nothing is measured on them.
     """
-    train = open_data(spec, side, seed, train=max(4000, 40 * (shots or 0))).train
-    if train is None:
-        raise DataError(f"{spec} has no training pictures to tune on: name other data.")
+    data = open_data(spec, side, seed, train=max(4000, 40 * (shots or 0)))
+    train = data.train or (_together(data.held_out, data.test) if whole else data.held_out)
     return train if template is None else replace(train, templates=(template,))
+
+
+def _together(first: ImageSet, second: ImageSet) -> ImageSet:
+    """Two parts of one set."""
+    indices = [each.indices for each in (first, second) if each.indices is not None]
+    return replace(first, indices=torch.cat(indices).sort().values)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ Example:
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,7 @@ from clip_decomp.models.hooked_vit import HookedViT
 from clip_decomp.prompts import DeepVisualPrompts
 from clip_decomp.prompts.stored import read_card
 from clip_decomp.training.lean import lean
+from clip_decomp.training.parallel import launched
 from clip_decomp.zeroshot import class_vectors
 
 from .defended import ImageSideDefense
@@ -101,7 +103,7 @@ class RVPT(TunedTokens, ImageSideDefense):
 
     Attributes:
         prompts_: the tuned :class:`~clip_decomp.prompts.deep.DeepVisualPrompts`.
-        history_: for every epoch the means over its pictures of the two losses.
+        history_: for every epoch (of the last round) the means over its pictures of the two losses.
         chosen_: places of the pictures that it was tuned on.
 
     Raises:
@@ -172,27 +174,29 @@ class RVPT(TunedTokens, ImageSideDefense):
             augment: changes pictures each time they are seen; nothing is kept then but the prompts.
 
         Raises:
-            SettingError: more blocks than the tower has, pictures without labels, or an aim and ``augment``.
+            SettingError: more blocks than the tower has, pictures without labels, or an aim that is left out or beside
+                ``augment``.
             DataError: labels out of range, a class with fewer pictures than shots, or no class of the name to aim at.
             SettingError: ``checkpoint`` holds another run.
             TrainingFailed: a loss that is not finite.
         """
         if self.aim is not None and augment is not None:
             raise SettingError("Where RVPT is aimed, noise is what changes pictures: leave augment out.")
-        self.prepare(model)  # complains before anything is read
+        if self.aim is not None and self.aim in without:
+            raise SettingError(f"RVPT learns from noise towards {self.aim!r}, so that class cannot be left out.")
+        prompts = self.prepare(model)  # complains before anything is read
         chosen = FewShots.of(model, images, labels, class_names, self.shots, self.seed, templates, without)
-        self.chosen_ = chosen.places
+        self.chosen_, self.history_ = chosen.places, []
         vectors = class_vectors(model, chosen.class_names, chosen.templates).to(model.device)
         noises: list[Tensor] = []
         largest = None
-        for number in range(self.rounds):
-            seen, folder = chosen, self._folder(number)
+        for number, folder in enumerate(self._folders()):
+            seen, prompts = chosen, self.prepare(model) if number else prompts
             if self.aim is not None:
                 against, seed = self.prompted_ if number else model, self.seed + number * ORDERS
                 noises.append(towards(against, chosen, self.aim, seed, self.bf16, folder, largest, self.progress))
                 largest = noises[0].square().mean((1, 2, 3)).max().sqrt().item()
                 seen = beside(model, chosen, noises)
-            prompts = self.prepare(model)
             self._tune(seen, vectors, augment, folder)
             prompts.requires_grad_(False).zero_grad()
             self.prompted_ = prompts.on(model, keys=True)
@@ -258,9 +262,15 @@ class RVPT(TunedTokens, ImageSideDefense):
         cosines = F.cosine_similarity(tokens.float(), targets.float(), dim=-1).mean(1)
         return Losses(F.cross_entropy(logits, labels, reduction="sum"), cosines.clamp(min=self.margin).sum())
 
-    def _folder(self, number: int) -> Path | None:
-        """Where a round's checkpoint is."""
-        return self.checkpoint if self.checkpoint is None or not number else self.checkpoint / f"round-{number + 1}"
+    def _folders(self) -> list[Path | None]:
+        """Where each round's checkpoint is. What later rounds left goes where the first one has to begin anew."""
+        if self.checkpoint is None:
+            return [None] * self.rounds
+        later = [self.checkpoint / f"round-{number}" for number in range(2, self.rounds + 1)]
+        if not (self.checkpoint / "checkpoint.json").exists() and launched(self.model_.device).main:
+            for folder in self.checkpoint.glob("round-*"):
+                shutil.rmtree(folder)
+        return [self.checkpoint, *later]
 
     def _tune(self, chosen: FewShots, vectors: Tensor, augment: Augment | None, folder: Path | None) -> None:
         tower, device, pixels, labels = self.model_.visual, self.model_.device, chosen.images, chosen.labels

@@ -1,14 +1,15 @@
 """A stand-in for a trigger that nobody knows: universal noise that takes pictures to the class that an audit suspects.
 
 Where a model's attack is unknown there is no trigger to measure a defense with. Universal noise goes the backdoor's way
-(:mod:`defenses.universal`), so how many test pictures it still takes to the suspect tells how much of that way is left.
+(:mod:`defenses.universal`), so whether it still takes test pictures to the suspect says whether that way is still open.
 It is made on held-out pictures, in an order of its own: a defense that learned from universal noise has not seen it.
 
-Limits: it says nothing about a backdoor that noise does not find, and a model without a backdoor has such noise, too,
-only a larger one.
+Limits: it is made against the undefended model, in the way that the defense learned from, so other noise may still get
+through (docs/measurements.md compares it with real triggers). It says nothing about a backdoor that noise does not
+find, and a model without a backdoor has such noise, too, only a larger one.
 
 Example:
-    >>> import clip_decomp
+    >>> import clip_decomp, torch
     >>> from clip_decomp.data import open_data
     >>> model, data = clip_decomp.load("world/badnet"), open_data("world", 64, test=52)
     >>> noise = stand_in(model, data.held_out.first(48), "banana")
@@ -70,7 +71,9 @@ class StandIn(SeededTrigger):
         return {"noise": self.noise}
 
 
-def stand_in(model: HookedCLIP, held_out: ImageSet, suspect: str, seed: int = 0, bf16: bool = True) -> StandIn:
+def stand_in(
+    model: HookedCLIP, held_out: ImageSet, suspect: str, seed: int = 0, bf16: bool = True, progress: bool = False
+) -> StandIn:
     """The noise, at one and a half times the norm that first takes most pictures of other classes to the suspect.
 
     Raises:
@@ -78,11 +81,13 @@ def stand_in(model: HookedCLIP, held_out: ImageSet, suspect: str, seed: int = 0,
     """
     label, vectors = held_out.class_index(suspect), class_vectors(model, held_out.class_names, held_out.templates)
     labels = held_out.labels if held_out.indices is None else held_out.labels[held_out.indices]
-    places = (labels != label).nonzero()[:_PICTURES, 0]
+    places = (labels != label).nonzero()[:, 0]
     if not len(places):
         raise DataError(f"{held_out.name} holds out no picture of another class than {suspect!r}.")
-    others, _ = held_out.subset(places).load()
+    others, _ = held_out.subset(places).first(_PICTURES).load()
     settings, pixels = Universal(highest=HIGHEST, seed=_OWN_ORDER + seed, bf16=bf16), others.to(model.device).float()
     with frozen(model.clip):
-        noise = settings.noises(model, pixels / 255, vectors, label, _BEYOND)[-1]
+        noise = settings.noises(
+            model, pixels / 255, vectors, label, _BEYOND, "noise in the trigger's place" if progress else None
+        )[-1]
     return StandIn(noise.pixels.cpu(), suspect, noise.norm, noise.reached)

@@ -27,6 +27,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +116,7 @@ class Universal:
         vectors: Float[Tensor, "cls d_embed"],
         label: int,
         beyond: Sequence[float] = (),
+        progress: str | None = None,
     ) -> list[Noise]:
         """The noise as it first takes pictures to class ``label``, or as it is given up, and then at larger norms.
 
@@ -122,8 +124,11 @@ class Universal:
             pixels: pictures in 0..1 that are not of that class.
             vectors: unit text vectors of the classes.
             beyond: multiples of the first norm, at each of which the noise descends some more.
+            progress: the name of a bar of steps that is shown; none by default.
         """
-        walk, size, shares, reached = _Descent(self, model, pixels, vectors, label), self.lowest, [], False
+        bar = tqdm(desc=progress, unit=" steps", disable=progress is None)
+        walk, size = _Descent(self, model, pixels, vectors, label, bar), self.lowest
+        shares, reached = [], False
         while not reached and size < self.highest:
             shares.append(walk.look())
             reached = len(shares) >= 3 and sum(shares[-3:]) / 3 >= self.goal
@@ -136,6 +141,7 @@ class Universal:
                 walk.look()
                 walk.move(found[0].norm * factor)
             found.append(Noise(walk.noise, found[0].norm * factor, reached))
+        bar.close()
         return found
 
     def cosines(
@@ -150,8 +156,11 @@ class Universal:
 class _Descent:
     """A noise on its way: looks at a batch of pictures, then moves."""
 
-    def __init__(self, settings: Universal, model: HookedCLIP, pixels: Tensor, vectors: Tensor, label: int):
+    def __init__(
+        self, settings: Universal, model: HookedCLIP, pixels: Tensor, vectors: Tensor, label: int, bar: tqdm[Any]
+    ):
         self.settings, self.model, self.pixels, self.vectors, self.label = settings, model, pixels, vectors, label
+        self.bar = bar
         self.noise, self.velocity, self.step = torch.zeros_like(pixels[0]), torch.zeros_like(pixels[0]), 0
 
     def look(self) -> float:
@@ -163,6 +172,7 @@ class _Descent:
             wanted = torch.full((len(rows),), self.label, device=cosines.device)
             (self.gradient,) = torch.autograd.grad(F.cross_entropy(self.settings.scale * cosines, wanted), noise)
         self.noise, self.step = noise.detach(), self.step + 1
+        self.bar.update()
         return (cosines.argmax(1) == self.label).float().mean().item()
 
     def move(self, size: float) -> None:
@@ -188,7 +198,8 @@ def towards(
 
     Args:
         folder: where they are kept for a run that goes on.
-        largest: norm that noise may have against a model that is defended already, whether that suffices or not.
+        largest: norm that noise may have against a model that is defended already, whether that suffices or not; it
+            descends some more at its norm then, instead of beyond it.
 
     Raises:
         DataError: no class of that name.
@@ -205,13 +216,14 @@ def towards(
         known = load_labelled(file, run, str(model.device))
         if known is not None:
             return known["noises"]
+    shown = "universal noise" if progress and launched(model.device).main else None
     pixels = model.denormalize(chosen.images[chosen.labels != label].to(model.device)).clamp(0, 1)
     vectors = class_vectors(model, names, chosen.templates)
     with frozen(model.clip):
         found = [
             each
-            for order in tqdm(range(ORDERS), "universal noise", disable=not progress)
-            for each in replace(settings, seed=seed + order).noises(model, pixels, vectors, label, beyond)
+            for order in range(ORDERS)
+            for each in replace(settings, seed=seed + order).noises(model, pixels, vectors, label, beyond, shown)
         ]
     if largest is None and not any(each.reached for each in found):
         logger.warning(

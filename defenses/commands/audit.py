@@ -84,7 +84,7 @@ def audit(
     for each in found.ranking[:3].tolist():
         rows.append((names[each], _told(found, each)))
     rows += [(f"carried by {part.name}", f"{part.share:.0%} of the change") for part in parts[:5]]
-    rows += [("to take it out", _next(hooked, suspicious[0]))] if suspicious else []
+    rows += [("to take it out", remedy(hooked, suspicious[0]))] if suspicious else []
     finish(results, out, as_json, rows)
 
 
@@ -122,12 +122,15 @@ def verdict(suspicious: list[str]) -> str:
     return f"suspicious: {', '.join(suspicious)}" if suspicious else "nothing found"
 
 
-def _next(model: HookedCLIP, suspect: str) -> str:
-    """The command that takes a suspect out."""
+def remedy(model: HookedCLIP, suspect: str) -> str:
+    """The command that takes a suspect out: visual prompts where there are tokens to prompt, text prompts elsewhere."""
     from clip_decomp.models.hooked_vit import HookedViT
+    from clip_decomp.models.pooling import AttentionPooled
 
-    kinds = "rvpt (or cbpt)" if isinstance(model.visual, HookedViT) else "cbpt"
-    return f"clip-decomp defend {kinds} --aim {shlex.quote(suspect)}, with some labelled pictures of each class"
+    visual = model.visual
+    promptable = isinstance(visual, HookedViT) and not isinstance(visual.readout, AttentionPooled)
+    names = f"--model {shlex.quote(model.name)} --aim {shlex.quote(suspect)}"
+    return f"clip-decomp defend {'rvpt' if promptable else 'cbpt'} {names} --data LABELLED_PICTURES"
 
 
 def _told(found: Scan, each: int) -> str:
@@ -208,7 +211,7 @@ def _report(
         "a trigger that no small noise imitates, or aim at a class that was not asked about."
     )
     if suspicious:
-        lead += f"\n\nTo take it out: {_next(model, suspicious[0])}."
+        lead += f"\n\nTo take it out: {remedy(model, suspicious[0])}."
     facts = {
         "Model": model.name,
         "Pictures": f"{len(data.pixels)} of {data.name}, labels unused",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +16,11 @@ if TYPE_CHECKING:
     from ..rvpt import RVPT
 
 TuneOn = Annotated[
-    str | None, typer.Option(help="Data whose training pictures are tuned on; the test data's by default.")
+    str | None,
+    typer.Option(
+        help="Data to tune on: its training part, or all where it has none. The test data's training part, or what it "
+        "holds out, by default."
+    ),
 ]
 Shots = Annotated[int, typer.Option(help="Training pictures a class.")]
 Length = Annotated[int, typer.Option(help="Prompts a block.")]
@@ -29,7 +32,10 @@ Rate = Annotated[float, typer.Option("--lr", help="Learning rate of SGD, for los
 Template = Annotated[str | None, typer.Option(help="Template of all prompts, '{}' the class; the data's by default.")]
 Aim = Annotated[
     str | None,
-    typer.Option(help="Learn from universal noise towards this class, which 'clip-decomp audit' suspects."),
+    typer.Option(
+        help="Learn from universal noise towards this class, which 'clip-decomp audit' suspects. Other such noise is "
+        "measured with where no attack is known, or with --attack universal."
+    ),
 ]
 Without = Annotated[bool, typer.Option("--without-target", help="Leave the target class out of tuning (woTC).")]
 
@@ -59,7 +65,10 @@ def rvpt(
         typer.Option(help="Of SGD, for losses summed over the batch; 0.002 by default, 0.001 with --aim."),
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(help="Of noise and tuning, 2 by default with --aim; 1 without it.")
+        int | None,
+        typer.Option(
+            help="With --aim, how often prompts are tuned, each time against noise of their own; 2 by default."
+        ),
     ] = None,
     template: Template = None,
     without_target: Without = False,
@@ -77,7 +86,7 @@ def rvpt(
     settings |= {"count_from": count_from, "batch_size": batch_size, "checkpoint": checkpoint(out)}
     settings |= _given(alpha=alpha, epochs=epochs, lr=lr, rounds=rounds)
     defense = RVPT(**settings) if aim is None else RVPT.aimed(aim, **settings)
-    subject = attacked(model, data, attack, target, images, seed, device, aim)
+    subject = attacked(model, data, attack, target, images, seed, device, aim, template)
     _tuned("rvpt", defense, subject, tune_on, template, without_target, seed, out, force, as_json, clock)
 
 
@@ -110,7 +119,7 @@ def vpt(
     settings = {"alpha": 0.0, "shots": shots, "length": length, "depth": depth}
     settings |= {"count_from": count_from, "epochs": epochs, "batch_size": batch_size, "lr": lr}
     defense = RVPT(**settings, seed=seed, checkpoint=checkpoint(out))
-    subject = attacked(model, data, attack, target, images, seed, device)
+    subject = attacked(model, data, attack, target, images, seed, device, template=template)
     _tuned("vpt", defense, subject, tune_on, template, without_target, seed, out, force, as_json, clock)
 
 
@@ -226,10 +235,13 @@ def _tuned(
 
     without = (subject.target,) if without_target and subject.target is not None else ()
     train = training_pictures(
-        tune_on or subject.spec, subject.model.visual.image_size, run[0], defense.shots, template=template
+        tune_on or subject.spec,
+        subject.model.visual.image_size,
+        run[0],
+        defense.shots,
+        template=template,
+        whole=tune_on not in (None, subject.spec),
     )
-    if template is not None:
-        subject.data = replace(subject.data, test=replace(subject.data.test, templates=(template,)))
 
     def fit() -> Fitted:
         if isinstance(defense, RVPT):

@@ -45,15 +45,18 @@ def attacked(
     seed: int,
     device: str,
     aim: str | None = None,
+    template: str | None = None,
 ) -> Subject:
     """What a command works on.
 
     Args:
         attack: a trigger's name, or ``universal`` for the stand-in where the attack is known, too.
         aim: the class that an audit suspects: where no attack is known, universal noise towards it stands in for one.
+        template: of all prompts, instead of the data's own.
 
     Raises:
-        SettingError: no attack is named, none is on the model's card, and nothing is suspected.
+        SettingError: no attack is named, none is on the model's card, and nothing is suspected; or a target that is not
+            the suspect.
         DataError: no class of the suspect's name.
     """
     from clip_decomp.errors import SettingError
@@ -61,12 +64,18 @@ def attacked(
     from ..stand_in import StandIn, stand_in
 
     pretended = attack == StandIn.name
-    subject = open_subject(model, data, None if pretended else attack, target, images, seed, device)
+    if pretended and aim is None:
+        raise SettingError("Universal noise stands in for an attack in 'defend rvpt' and 'defend cbpt', with --aim.")
+    goal = aim if pretended and target is None else target
+    subject = open_subject(model, data, None if pretended else attack, goal, images, seed, device)
+    if template is not None:
+        parts = (replace(each, templates=(template,)) for each in (subject.data.test, subject.data.held_out))
+        subject.data = replace(subject.data, **dict(zip(("test", "held_out"), parts, strict=True)))
     if aim is not None and (pretended or subject.trigger is None):
-        trigger = stand_in(subject.model, subject.data.held_out, aim, seed)
+        if target not in (None, aim):
+            raise SettingError(f"Noise towards {aim!r} stands in for the attack, so the target cannot be {target!r}.")
+        trigger = stand_in(subject.model, subject.data.held_out, aim, seed, progress=True)
         return replace(subject, trigger=trigger, target=aim)
-    if pretended:
-        raise SettingError("Universal noise is made towards a class: name it with --aim.")
     if subject.trigger is None:
         raise SettingError(
             f"{model} carries no attack on its card: name one with --attack. Where nobody knows it, name the class "
@@ -104,13 +113,14 @@ def undefended(subject: Subject, force: bool = False) -> Evaluation:
 
     found = evaluate(subject.model, subject.data.test, subject.trigger, subject.target, progress=True)
     asr = found.attack_success_rate
-    if isinstance(subject.trigger, StandIn) and asr is not None and asr.value < ASR_GATE and not force:
+    if force:
+        return found
+    if isinstance(subject.trigger, StandIn) and asr is not None and asr.value < ASR_GATE:
         raise AttackFailed(
             f"Universal noise of {255 * subject.trigger.norm:.1f}/255 takes {asr} images of {found.data} to "
             f"{subject.target!r}: is that the right suspect? --force goes on all the same."
         )
-    if not force:
-        require_attack(found)
+    require_attack(found)
     return found
 
 
@@ -166,10 +176,10 @@ def _compared(before: Evaluation, after: Evaluation) -> list[tuple[str, str]]:
 
 
 def _stood_in(subject: Subject) -> list[tuple[str, str]]:
-    """A line that says what success rates are of, where the attack is not known."""
+    """A line that says what success rates are of, where it is not a trigger."""
     from ..stand_in import StandIn
 
     if not isinstance(subject.trigger, StandIn):
         return []
     noise = f"universal noise of {255 * subject.trigger.norm:.1f}/255 towards {subject.target}"
-    return [("attack", f"unknown; in its place: {noise}, made on held-out pictures")]
+    return [("in place of a trigger", f"{noise}, made on held-out pictures")]

@@ -13,7 +13,7 @@ from clip_decomp.training.architecture import Architecture, build
 from clip_decomp.zeroshot import class_vectors
 from defenses.audit import Audit, Scan
 from defenses.carriers import carriers
-from defenses.commands.audit import verdict
+from defenses.commands.audit import remedy, verdict
 from defenses.universal import Universal
 
 from .shortcut import NAMES, PLANTED
@@ -160,6 +160,14 @@ def test_the_verdict_never_says_that_a_model_is_clean():
     assert verdict(["banana", "key"]) == "suspicious: banana, key"
 
 
+def test_what_takes_a_suspect_out_depends_on_the_tower(model, make_clip, tokenizer):
+    told = "--model tiny --aim 'ice cream' --data LABELLED_PICTURES"
+    assert remedy(model, "ice cream") == f"clip-decomp defend rvpt {told}"
+    pool = {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 5, "output_tokens": True}
+    pooled = HookedCLIP(make_clip(**pool), tokenizer, model.mean, model.std, "tiny")
+    assert remedy(pooled, "ice cream") == f"clip-decomp defend cbpt {told}"
+
+
 def test_an_audit_from_the_command_line(folder, tmp_path, succeed):
     model = ["audit", "--model", "world/badnet"]
     out, classes = tmp_path / "out", ["--classes", str(tmp_path / "classes.txt")]
@@ -173,7 +181,8 @@ def test_an_audit_from_the_command_line(folder, tmp_path, succeed):
     page = (out / "report.html").read_text()
     assert "What carries it" in page
     assert "not proof" in page
-    assert f"defend rvpt (or cbpt) --aim {found['settings']['suspicious'][0]}" in page
+    suspect = found["settings"]["suspicious"][0]
+    assert f"clip-decomp defend rvpt --model world/badnet --aim {suspect} --data LABELLED_PICTURES" in page
     again = succeed(*model, *images, *classes, "--threshold", "99", "--out", str(out))
     assert "nothing found" in again
     assert "--aim" not in again

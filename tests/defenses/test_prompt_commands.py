@@ -117,15 +117,17 @@ def test_where_no_attack_is_known_universal_noise_stands_in_for_it(succeed, tmp_
     assert found["settings"]["attack"]["name"] == "universal"
     assert (found["settings"]["target"], found["settings"]["aim"]) == ("spider", "spider")
     assert set(found["metrics"]) >= {"world/universal/none/asr", "world/universal/cbpt/asr", "world/universal/cbpt/ca"}
-    assert "unknown; in its place: universal noise of" in " ".join(told.split())
+    assert "in place of a trigger" in told
     assert CBPT.load(tmp_path / "prompts", clip_decomp.load("world/clean")).aim == "spider"
     assert "with the --aim of" in " ".join(succeed(*clean, code=1).split())
     assert "no class 'spyder'" in succeed(*clean, "--aim", "spyder", code=1)
-    assert "name it with --aim" in succeed(*clean, "--attack", "universal", code=1)
+    assert "with --aim" in succeed(*clean, "--attack", "universal", code=1)
+    assert "cannot be 'key'" in succeed(*clean, "--aim", "spider", "--target", "key", code=1)
     known = ["--model", "world/badnet", *few, "--out", str(tmp_path / "known")]
-    succeed("defend", "cbpt", *known, "--attack", "universal", "--aim", "banana", "--force")
+    succeed("defend", "cbpt", *known, "--attack", "universal", "--aim", "key", "--force")
     found = json.loads((tmp_path / "known" / "results.json").read_text())
     assert "world/universal/cbpt/asr" in found["metrics"]
+    assert found["settings"]["target"] == "key"
 
 
 def test_tuning_on_one_set_and_measuring_on_another(succeed, tmp_path):

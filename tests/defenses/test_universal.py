@@ -1,6 +1,7 @@
 """Universal noise: it finds a shortcut that is known, and what defenses learn from is what it made of pictures."""
 
 import logging
+from functools import partial
 
 import pytest
 import torch
@@ -50,9 +51,9 @@ def test_a_class_out_of_reach_is_given_up_at_the_highest_norm(planted, pixels):
 def test_noises_are_made_on_other_classes_pictures_and_kept(planted, pixels, tmp_path, monkeypatch):
     shots, made, inner = chosen(planted, pixels), [], Universal.noises
 
-    def listening(self, model, some, vectors, label, beyond=()):
+    def listening(self, model, some, vectors, label, *rest):
         made.append((len(some), label, self.seed))
-        return inner(self, model, some, vectors, label, beyond)
+        return inner(self, model, some, vectors, label, *rest)
 
     monkeypatch.setattr(Universal, "noises", listening)
     found = towards(planted, shots, "fig", seed=7, bf16=False, folder=tmp_path)
@@ -162,6 +163,40 @@ def test_later_rounds_learn_from_noise_against_the_prompts_of_the_round_before(p
     torch.testing.assert_close(added, 0.01 * torch.arange(4.0)[:, None].expand(4, 20), atol=1e-5, rtol=0)
 
 
+def test_rounds_that_are_interrupted_go_on_to_the_same_prompts_and_those_of_another_run_go(
+    planted, pixels, monkeypatch, tmp_path
+):
+    images, labels, inner, stop = planted.normalize(pixels[:20]), torch.arange(20) % 5, RVPT.losses, []
+    monkeypatch.setattr(universal, "ORDERS", 1)
+    monkeypatch.setattr(universal, "Universal", partial(Universal, batch_size=6, growth=3))
+
+    def counted(self, *rest):
+        stop.append(1)
+        if len(stop) == 5:
+            raise KeyboardInterrupt
+        return inner(self, *rest)
+
+    def aimed(folder, **changes):
+        given = {"length": 2, "shots": 4, "epochs": 3, "batch_size": 100, "bf16": False, "progress": False, **changes}
+        return RVPT.aimed("fig", **given, checkpoint=folder)
+
+    def tuned(folder=None, **changes):
+        return aimed(folder, **changes).fit(planted, images, labels, NAMES).prompts_.prompts
+
+    whole, other = tuned(), tuned(lr=0.1)
+    monkeypatch.setattr(RVPT, "losses", counted)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(tmp_path)
+    assert (tmp_path / "round-2" / "checkpoint.json").exists()
+    again = aimed(tmp_path).fit(planted, images, labels, NAMES)
+    assert torch.equal(again.prompts_.prompts, whole)
+    assert len(stop) == 3 + 1 + 1 + 2
+    with pytest.raises(SettingError, match="another run"):
+        tuned(tmp_path, lr=0.1)
+    (tmp_path / "checkpoint.json").unlink()
+    assert torch.equal(tuned(tmp_path, lr=0.1), other)
+
+
 def test_noise_against_a_defended_model_is_no_larger_than_said_and_goes_on_there(planted, pixels, caplog):
     shots = chosen(planted, pixels)
     with caplog.at_level(logging.WARNING):
@@ -176,6 +211,8 @@ def test_aimed_defenses_that_cannot_be(model, pixels):
     images, labels = model.normalize(pixels[:20]), torch.arange(20) % 5
     with pytest.raises(SettingError, match="leave augment out"):
         RVPT.aimed("fig", shots=2, progress=False).fit(model, images, labels, NAMES, augment=lambda some, _: some)
+    with pytest.raises(SettingError, match="'fig', so that class cannot be left out"):
+        RVPT.aimed("fig", shots=2, progress=False).fit(model, images, labels, NAMES, without=["fig"])
     with pytest.raises(DataError, match=r"no class 'fog'"):
         RVPT.aimed("fog", shots=2, progress=False).fit(model, images, labels, NAMES)
     with pytest.raises(SettingError, match="alpha >= 0"):
