@@ -9,12 +9,12 @@ through (docs/measurements.md compares it with real triggers). It says nothing a
 find, and a model without a backdoor has such noise, too, only a larger one.
 
 Example:
-    >>> import clip_decomp, torch
-    >>> from clip_decomp.data import open_data
-    >>> model, data = clip_decomp.load("world/badnet"), open_data("world", 64, test=52)
-    >>> noise = stand_in(model, data.held_out.first(48), "banana")
-    >>> noise(torch.rand(2, 3, 64, 64), torch.tensor([0, 1])).shape, noise.settings()["towards"]
-    (torch.Size([2, 3, 64, 64]), 'banana')
+    >>> import torch
+    >>> noise = StandIn(torch.full((3, 2, 2), 0.1), "banana", norm=0.1, reached=True)
+    >>> noise(torch.tensor([0.5, 1.0])[:, None, None, None].expand(2, 3, 2, 2), torch.tensor([0, 1])).amax((1, 2, 3))
+    tensor([0.6000, 1.0000])
+    >>> noise.settings()
+    {'name': 'universal', 'towards': 'banana', 'norm': 0.1, 'reached': True}
 """
 
 from __future__ import annotations
