@@ -58,7 +58,7 @@ from .tuning import TunedTokens, frozen
 from .universal import ORDERS, beside, towards
 
 #: What was found for a class that an audit suspects, not in the paper (docs/measurements.md).
-_AIMED: dict[str, Any] = {"alpha": -30.0, "epochs": 6, "lr": 0.001, "rounds": 2}
+_AIMED: dict[str, Any] = {"alpha": -30.0, "epochs": 6, "lr": 0.001}
 
 #: Changes normalized pictures of a batch, given a generator, each time they are seen.
 Augment = Callable[[Float[Tensor, "batch 3 row column"], torch.Generator], Float[Tensor, "batch 3 row column"]]

@@ -65,11 +65,9 @@ def rvpt(
         typer.Option(help="Of SGD, for losses summed over the batch; 0.002 by default, 0.001 with --aim."),
     ] = None,
     rounds: Annotated[
-        int | None,
-        typer.Option(
-            help="With --aim, how often prompts are tuned, each time against noise of their own; 2 by default."
-        ),
-    ] = None,
+        int,
+        typer.Option(help="With --aim, how often prompts are tuned, the later times also against noise of their own."),
+    ] = 1,
     template: Template = None,
     without_target: Without = False,
     out: Out = None,
@@ -83,8 +81,8 @@ def rvpt(
 
     clock = Clock()
     settings: dict[str, Any] = {"margin": margin, "shots": shots, "length": length, "depth": depth, "seed": seed}
-    settings |= {"count_from": count_from, "batch_size": batch_size, "checkpoint": checkpoint(out)}
-    settings |= _given(alpha=alpha, epochs=epochs, lr=lr, rounds=rounds)
+    settings |= {"count_from": count_from, "batch_size": batch_size, "rounds": rounds}
+    settings |= {"checkpoint": checkpoint(out)} | _given(alpha=alpha, epochs=epochs, lr=lr)
     defense = RVPT(**settings) if aim is None else RVPT.aimed(aim, **settings)
     subject = attacked(model, data, attack, target, images, seed, device, aim, template)
     _tuned("rvpt", defense, subject, tune_on, template, without_target, seed, out, force, as_json, clock)

@@ -101,7 +101,7 @@ def test_rvpt_aimed_at_a_suspect_is_saved_and_read_as_one(succeed, tmp_path, qui
     arguments = ["--model", "world/badnet", *SMALL, "--out", str(tmp_path), "--aim", "spider"]
     succeed("defend", "rvpt", *arguments)
     found = json.loads((tmp_path / "results.json").read_text())
-    assert found["settings"]["rounds"] == 2
+    assert found["settings"]["rounds"] == 1
     assert "an aim in one or more, not in 0" in succeed("defend", "rvpt", *arguments, "--rounds", "0", code=1)
     assert (found["settings"]["aim"], found["settings"]["alpha"], found["settings"]["lr"]) == ("spider", -30, 0.001)
     read = RVPT.load(tmp_path / "prompts", clip_decomp.load("world/badnet"))

@@ -119,7 +119,7 @@ def test_aimed_rvpt_keeps_class_tokens_of_pictures_under_noise_where_they_are_wi
     monkeypatch.setattr(rvpt_module.RVPT, "losses", listening)
     given = {"length": 2, "shots": 4, "batch_size": 40, "epochs": 6, "bf16": False, "progress": False}
     images, labels = model.normalize(pixels[:20]), torch.arange(20) % 5
-    aimed = RVPT.aimed("fig", **given, rounds=1).fit(model, images, labels, NAMES)
+    aimed = RVPT.aimed("fig", **given).fit(model, images, labels, NAMES)
     stream, targets, truth = seen[0]
     pairs = {}
     for row, target, label in zip(stream, targets, truth, strict=True):
@@ -177,8 +177,8 @@ def test_rounds_that_are_interrupted_go_on_to_the_same_prompts_and_those_of_anot
         return inner(self, *rest)
 
     def aimed(folder, **changes):
-        given = {"length": 2, "shots": 4, "epochs": 3, "batch_size": 100, "bf16": False, "progress": False, **changes}
-        return RVPT.aimed("fig", **given, checkpoint=folder)
+        given = {"length": 2, "shots": 4, "epochs": 3, "rounds": 2, "batch_size": 100, "bf16": False, **changes}
+        return RVPT.aimed("fig", **given, progress=False, checkpoint=folder)
 
     def tuned(folder=None, **changes):
         return aimed(folder, **changes).fit(planted, images, labels, NAMES).prompts_.prompts
