@@ -46,6 +46,19 @@ def training_pictures(
     return train if template is None else replace(train, templates=(template,))
 
 
+def in_order(data: ImageSet, class_names: Sequence[str]) -> ImageSet:
+    """The same pictures with classes in the order of others' names, where these are the same ones.
+
+    Raises:
+        DataError: other classes.
+    """
+    if set(data.class_names) != set(class_names):
+        other = sorted(set(data.class_names) ^ set(class_names))
+        raise DataError(f"{data.name} has other classes than are told apart, such as {', '.join(other[:5])}.")
+    places = torch.tensor([list(class_names).index(name) for name in data.class_names])
+    return replace(data, labels=places[data.labels], class_names=tuple(class_names))
+
+
 def _together(first: ImageSet, second: ImageSet) -> ImageSet:
     """Two parts of one set."""
     indices = [each.indices for each in (first, second) if each.indices is not None]

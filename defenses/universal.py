@@ -126,7 +126,7 @@ class Universal:
             beyond: multiples of the first norm, at each of which the noise descends some more.
             progress: the name of a bar of steps that is shown; none by default.
         """
-        bar = tqdm(desc=progress, unit=" steps", disable=progress is None)
+        bar = tqdm(desc=progress, unit="step", disable=progress is None)
         walk, size = _Descent(self, model, pixels, vectors, label, bar), self.lowest
         shares, reached = [], False
         while not reached and size < self.highest:

@@ -227,7 +227,7 @@ def _tuned(
     *run: Any,
 ) -> None:
     """Tune on a few pictures and compare; ``run`` is the rest of what :func:`defend` takes."""
-    from ..few_shot import training_pictures
+    from ..few_shot import in_order, training_pictures
     from ..rvpt import RVPT
     from ..tuning import timed
 
@@ -240,6 +240,8 @@ def _tuned(
         template=template,
         whole=tune_on not in (None, subject.spec),
     )
+    if not isinstance(defense, RVPT):  # visual prompts carry over to other classes
+        train = in_order(train, subject.data.test.class_names)
 
     def fit() -> Fitted:
         if isinstance(defense, RVPT):

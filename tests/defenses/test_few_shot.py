@@ -1,10 +1,13 @@
 """What a defense may learn from: the training part, or what is held out, and nothing that is measured on."""
 
+import pytest
 import torch
 from PIL import Image
 
 from clip_decomp.data import open_data
-from defenses.few_shot import training_pictures
+from clip_decomp.data.sets import ImageSet, TensorSource
+from clip_decomp.errors import DataError
+from defenses.few_shot import in_order, training_pictures
 
 
 def test_of_a_folder_held_out_pictures_are_tuned_on_or_all_where_nothing_is_measured(tmp_path):
@@ -24,3 +27,13 @@ def test_of_a_folder_held_out_pictures_are_tuned_on_or_all_where_nothing_is_meas
 def test_where_there_are_training_pictures_they_alone_are_tuned_on():
     whole, own = training_pictures("world", 64, shots=1, whole=True), open_data("world", 64, train=4000).train
     assert len(whole) == len(own) == 4000
+
+
+def test_classes_in_another_order_are_told_by_name_and_others_refused():
+    source = TensorSource(torch.zeros(3, 3, 4, 4, dtype=torch.uint8))
+    data = ImageSet("fruit", ("fig", "pear", "plum"), torch.tensor([2, 0, 1]), source)
+    found = in_order(data, ["plum", "fig", "pear"])
+    assert found.class_names == ("plum", "fig", "pear")
+    assert [found.class_names[label] for label in found.labels] == ["plum", "fig", "pear"]
+    with pytest.raises(DataError, match="fruit has other classes than are told apart, such as lime, plum"):
+        in_order(data, ["fig", "lime", "pear"])
