@@ -186,7 +186,7 @@ class RVPT(TunedTokens, ImageSideDefense):
             raise SettingError(f"RVPT learns from noise towards {self.aim!r}, so that class cannot be left out.")
         prompts = self.prepare(model)  # complains before anything is read
         chosen = FewShots.of(model, images, labels, class_names, self.shots, self.seed, templates, without)
-        self.chosen_, self.history_ = chosen.places, []
+        self.chosen_ = chosen.places
         vectors = class_vectors(model, chosen.class_names, chosen.templates).to(model.device)
         noises: list[Tensor] = []
         largest = None

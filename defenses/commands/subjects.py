@@ -69,8 +69,8 @@ def attacked(
     goal = aim if pretended and target is None else target
     subject = open_subject(model, data, None if pretended else attack, goal, images, seed, device)
     if template is not None:
-        parts = (replace(each, templates=(template,)) for each in (subject.data.test, subject.data.held_out))
-        subject.data = replace(subject.data, **dict(zip(("test", "held_out"), parts, strict=True)))
+        test, held_out = (replace(each, templates=(template,)) for each in (subject.data.test, subject.data.held_out))
+        subject.data = replace(subject.data, test=test, held_out=held_out)
     if aim is not None and (pretended or subject.trigger is None):
         if target not in (None, aim):
             raise SettingError(f"Noise towards {aim!r} stands in for the attack, so the target cannot be {target!r}.")
