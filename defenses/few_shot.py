@@ -61,8 +61,7 @@ def in_order(data: ImageSet, class_names: Sequence[str]) -> ImageSet:
 
 def _together(first: ImageSet, second: ImageSet) -> ImageSet:
     """Two parts of one set."""
-    indices = [each.indices for each in (first, second) if each.indices is not None]
-    return replace(first, indices=torch.cat(indices).sort().values)
+    return replace(first, indices=torch.cat([first.places, second.places]).sort().values)
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,7 @@ class FewShots:
             DataError: a chosen picture cannot be read, or what :func:`few_shot` complains about.
         """
         if isinstance(images, ImageSet):
-            labels = images.labels if images.indices is None else images.labels[images.indices]
-            class_names, templates = images.class_names, images.templates
+            labels, class_names, templates = images.own_labels, images.class_names, images.templates
         elif labels is None or class_names is None or len(labels) != len(images):
             raise SettingError("Pictures in a tensor need as many labels, and class names.")
         places = few_shot(labels.cpu(), class_names, shots, seed, without)

@@ -103,7 +103,8 @@ class RVPT(TunedTokens, ImageSideDefense):
 
     Attributes:
         prompts_: the tuned :class:`~clip_decomp.prompts.deep.DeepVisualPrompts`.
-        history_: for every epoch (of the last round) the means over its pictures of the two losses.
+        history_: for every epoch (of the last round) the means over its pictures of the two losses, and the ``seconds``
+            that tuning took so far, those of earlier rounds and before an interruption included.
         chosen_: places of the pictures that it was tuned on.
 
     Raises:
@@ -174,10 +175,9 @@ class RVPT(TunedTokens, ImageSideDefense):
             augment: changes pictures each time they are seen; nothing is kept then but the prompts.
 
         Raises:
-            SettingError: more blocks than the tower has, pictures without labels, or an aim that is left out or beside
-                ``augment``.
+            SettingError: more blocks than the tower has, pictures without labels, an aim that is left out or beside
+                ``augment``, or a ``checkpoint`` of another run.
             DataError: labels out of range, a class with fewer pictures than shots, or no class of the name to aim at.
-            SettingError: ``checkpoint`` holds another run.
             TrainingFailed: a loss that is not finite.
         """
         if self.aim is not None and augment is not None:
@@ -189,7 +189,7 @@ class RVPT(TunedTokens, ImageSideDefense):
         self.chosen_ = chosen.places
         vectors = class_vectors(model, chosen.class_names, chosen.templates).to(model.device)
         noises: list[Tensor] = []
-        largest = None
+        largest, spent = None, 0.0
         for number, folder in enumerate(self._folders()):
             seen, prompts = chosen, self.prepare(model) if number else prompts
             if self.aim is not None:
@@ -198,6 +198,8 @@ class RVPT(TunedTokens, ImageSideDefense):
                 largest = noises[0].square().mean((1, 2, 3)).max().sqrt().item()
                 seen = beside(model, chosen, noises)
             self._tune(seen, vectors, augment, folder)
+            self.history_ = [{**epoch, "seconds": epoch["seconds"] + spent} for epoch in self.history_]
+            spent = self.history_[-1]["seconds"]
             prompts.requires_grad_(False).zero_grad()
             self.prompted_ = prompts.on(model, keys=True)
         return self

@@ -81,8 +81,7 @@ def stand_in(
         DataError: no class of that name, or no picture of another one.
     """
     label, vectors = held_out.class_index(suspect), class_vectors(model, held_out.class_names, held_out.templates)
-    labels = held_out.labels if held_out.indices is None else held_out.labels[held_out.indices]
-    places = (labels != label).nonzero()[:, 0]
+    places = (held_out.own_labels != label).nonzero()[:, 0]
     if not len(places):
         raise DataError(f"{held_out.name} holds out no picture of another class than {suspect!r}.")
     others, _ = held_out.subset(places).first(_PICTURES).load()

@@ -57,6 +57,8 @@ def test_subsets_of_subsets(data):
     assert [batch.indices.tolist() for batch in part.batches()] == [[10, 1]]
     assert (part.target, part.class_names, part.name) == ("plum", NAMES, "fruit")
     assert len(data) == 12
+    assert (part.places.tolist(), part.own_labels.tolist()) == ([10, 1], [1, 1])
+    assert (data.places.tolist(), data.own_labels.tolist()) == (list(range(12)), [0, 1, 2] * 4)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 11])

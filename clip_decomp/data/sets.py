@@ -106,6 +106,16 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.source) if self.indices is None else len(self.indices)
 
+    @property
+    def places(self) -> Int[Tensor, " image"]:
+        """Where its pictures are in ``source``."""
+        return torch.arange(len(self.source)) if self.indices is None else self.indices
+
+    @property
+    def own_labels(self) -> Int[Tensor, " image"]:
+        """Labels of its pictures, in their order."""
+        return self.labels[self.places]
+
     def class_index(self, name: str) -> int:
         """Index of a class.
 
@@ -116,8 +126,7 @@ class ImageSet:
 
     def subset(self, indices: Int[Tensor, " image"]) -> ImageSet:
         """The pictures at these places of this set."""
-        own = torch.arange(len(self)) if self.indices is None else self.indices
-        return replace(self, indices=own[indices], skipped=self.skipped)
+        return replace(self, indices=self.places[indices], skipped=self.skipped)
 
     def first(self, n: int | None) -> ImageSet:
         """At most ``n`` pictures, evenly spread over the set so that every class is met."""
@@ -130,8 +139,7 @@ class ImageSet:
     def split(self, share: float, seed: int = 0) -> tuple[ImageSet, ImageSet]:
         """Two disjoint parts, the first with ``share`` of every class (at least one picture of each)."""
         generator = torch.Generator().manual_seed(seed)
-        own = torch.arange(len(self)) if self.indices is None else self.indices
-        labels, first = self.labels[own], []
+        labels, first = self.own_labels, []
         for label in labels.unique():
             places = (labels == label).nonzero()[:, 0]
             places = places[torch.randperm(len(places), generator=generator)]
@@ -147,8 +155,7 @@ class ImageSet:
         """Batches in order; unreadable pictures are left out and listed in :attr:`skipped`."""
         if size < 1:
             raise SettingError(f"The batch size must be 1 or more, not {size}.")
-        own = torch.arange(len(self)) if self.indices is None else self.indices
-        for chunk in own.split(size):
+        for chunk in self.places.split(size):
             images, kept = [], []
             for index in chunk.tolist():
                 try:

@@ -31,9 +31,9 @@ _SAMPLE = 64
 def data_digest(data: ImageSet, trigger: Trigger | None = None) -> str:
     """SHA-256 of a data set, under a trigger if one is given."""
     digest = hashlib.sha256()
-    own = torch.arange(len(data)) if data.indices is None else data.indices
+    own = data.places
     digest.update(json.dumps(data.class_names).encode())
-    digest.update(own.long().numpy().tobytes() + data.labels[own].long().numpy().tobytes())
+    digest.update(own.long().numpy().tobytes() + data.own_labels.long().numpy().tobytes())
     if isinstance(data.source, EncodedSource):
         for index in own.tolist():
             digest.update(f"{_size(data.source.items[index])} ".encode())

@@ -1,5 +1,6 @@
 """Universal noise: it finds a shortcut that is known, and what defenses learn from is what it made of pictures."""
 
+import json
 import logging
 from functools import partial
 
@@ -191,6 +192,10 @@ def test_rounds_that_are_interrupted_go_on_to_the_same_prompts_and_those_of_anot
     again = aimed(tmp_path).fit(planted, images, labels, NAMES)
     assert torch.equal(again.prompts_.prompts, whole)
     assert len(stop) == 3 + 1 + 1 + 2
+    logs = [json.loads((folder / "checkpoint.json").read_text()) for folder in (tmp_path, tmp_path / "round-2")]
+    spent = [log["history"][-1]["seconds"] for log in logs]
+    assert again.history_[-1]["seconds"] == pytest.approx(sum(spent))
+    assert min(spent) > 0
     with pytest.raises(SettingError, match="another run"):
         tuned(tmp_path, lr=0.1)
     (tmp_path / "checkpoint.json").unlink()
