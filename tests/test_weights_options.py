@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Annotated
 
 import open_clip
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from clip_decomp.cli import application
 from clip_decomp.cli.run import Model
-from clip_decomp.cli.weights import Weights, offer, open_model, said
+from clip_decomp.cli.weights import Weights, offer, open_beside, open_model, said
 
 CONFIG = {
     "embed_dim": 16,
@@ -95,3 +96,28 @@ def test_a_file_is_opened_with_what_was_said(tmp_path, monkeypatch):
     assert torch.equal(opened[0].clip.state_dict()["visual.proj"], state["visual.proj"])
     assert opened[0].mean == (0.5, 0.5, 0.5)
     assert "QuickGELU" in str(opened[0].clip)
+
+
+def test_what_a_model_is_compared_with_has_the_same_architecture_or_its_own(tmp_path, monkeypatch):
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-for-tests", {**CONFIG, "quick_gelu": False})
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_file(open_clip.create_model("tiny-for-tests").state_dict(), tmp_path / f"{seed}.safetensors")
+    app, opened = typer.Typer(), []
+
+    @app.command()
+    def compare(model: Model, clean: Annotated[str, typer.Option()]) -> None:
+        opened.append((open_model(model, "cpu"), open_beside(model, clean, "cpu")))
+
+    offer(app)
+    more = ["--no-quick-gelu", "--mean", "0.5", "0.5", "0.5"]
+    named = ["tiny-for-tests", "--pretrained", str(tmp_path / "0.safetensors"), *more]
+    for line, clean in ((named, str(tmp_path / "1.safetensors")), (["world/badnet"], "world/clean")):
+        assert not CliRunner().invoke(app, ["--model", *line, "--clean", clean], catch_exceptions=False).exit_code
+    for each, other in opened:
+        assert each.mean == other.mean
+        assert each.clip.visual.proj.shape == other.clip.visual.proj.shape
+        assert not torch.equal(each.clip.visual.proj, other.clip.visual.proj)
+    assert opened[1][1].name == "world/clean"
+    refused = CliRunner().invoke(app, ["--model", "world/badnet", "--clean", "tiny-for-tests"])
+    assert "has random weights" in str(refused.exception)

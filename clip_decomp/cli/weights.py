@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -71,6 +71,30 @@ def open_model(model: str, device: str) -> HookedCLIP:
     from ..models.loading import load
 
     return load(model, **asdict(said()), device=check_device(device))
+
+
+def open_beside(model: str, other: str, device: str) -> HookedCLIP:
+    """Load what a model is compared with, told the same of its weights.
+
+    Args:
+        other: where ``--pretrained`` was given, other weights of the same open_clip name; else a model.
+
+    Raises:
+        SettingError: an open_clip name alone, whose weights are random.
+    """
+    from ..errors import SettingError
+    from ..models.loading import load
+
+    told = said()
+    if told.pretrained is not None:
+        return load(model, **asdict(replace(told, pretrained=other)), device=check_device(device))
+    import open_clip
+
+    if other in open_clip.list_models():
+        raise SettingError(
+            f"{other} has random weights: name it by --model, its weights by --pretrained, and others here."
+        )
+    return load(other, **asdict(told), device=check_device(device))
 
 
 def offer(app: typer.Typer) -> None:

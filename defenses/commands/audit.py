@@ -37,7 +37,11 @@ def audit(
         str | None, typer.Option(help="Template of prompts, '{}' the class; the data's by default.")
     ] = None,
     clean: Annotated[
-        list[str] | None, typer.Option(help="A model without a backdoor to calibrate the threshold on; repeat.")
+        list[str] | None,
+        typer.Option(
+            help="A model of the same kind without a backdoor, to calibrate the threshold on; repeat. With "
+            "--pretrained, other weights: a tag or a file."
+        ),
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="Scores beyond it are suspicious.")] = None,
     out: Out = None,
@@ -46,10 +50,9 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Is a model backdoored? Find what takes all pictures to a class, and compare how cheap that is between classes."""
-    from clip_decomp.cli.weights import open_model
+    from clip_decomp.cli.weights import open_beside, open_model
     from clip_decomp.errors import SettingError
     from clip_decomp.models.hooked_vit import HookedViT
-    from clip_decomp.models.loading import load
     from clip_decomp.zeroshot import class_vectors
 
     from ..audit import THRESHOLD, Audit
@@ -68,7 +71,9 @@ def audit(
         return made.scan(each, data.pixels, names, templates)
 
     found = scan(hooked, "scan")
-    calibrated = {name: scan(load(name, device=device), f"clean-{k}").score for k, name in enumerate(clean or ())}
+    calibrated = {
+        name: scan(open_beside(model, name, device), f"clean-{k}").score for k, name in enumerate(clean or ())
+    }
     limit = max(calibrated.values()) if calibrated else THRESHOLD if threshold is None else threshold
     suspicious = [names[each] for each in found.ranking.tolist() if found.scores[each] > limit]
     parts: list[Carrier] = []
@@ -80,7 +85,7 @@ def audit(
     results.settings |= {"templates": list(templates), "clean_models": calibrated}
     if out is not None:
         _report(out / "report.html", hooked, data, found, suspicious, limit, results, parts)
-    rows = [("verdict", verdict(suspicious)), ("threshold", f"{limit:.2f}")]
+    rows = [("verdict", verdict(suspicious)), ("threshold", bound(limit, len(calibrated), threshold is not None))]
     for each in found.ranking[:3].tolist():
         rows.append((names[each], _told(found, each)))
     rows += [(f"carried by {part.name}", f"{part.share:.0%} of the change") for part in parts[:5]]
@@ -122,15 +127,28 @@ def verdict(suspicious: list[str]) -> str:
     return f"suspicious: {', '.join(suspicious)}" if suspicious else "nothing found"
 
 
+def bound(limit: float, clean: int, given: bool) -> str:
+    """A threshold, and what is known of how often models without a backdoor lie beyond it.
+
+    Args:
+        clean: how many models set it: the largest score of n is exceeded by one further such model in n + 1.
+        given: whether somebody chose it.
+    """
+    if clean:
+        return f"{limit:.2f}, the largest of {clean} clean: 1 in {clean + 1} further ones of the kind lies beyond it"
+    return f"{limit:.2f}" if given else f"{limit:.2f}, measured on tiny CLIPs of the embedded world alone"
+
+
 def remedy(model: HookedCLIP, suspect: str) -> str:
     """The command that takes a suspect out: visual prompts where there are tokens to prompt, text prompts elsewhere."""
+    from clip_decomp.cli.weights import said
     from clip_decomp.models.hooked_vit import HookedViT
     from clip_decomp.models.pooling import AttentionPooled
 
     visual = model.visual
     promptable = isinstance(visual, HookedViT) and not isinstance(visual.readout, AttentionPooled)
-    names = f"--model {shlex.quote(model.name)} --aim {shlex.quote(suspect)}"
-    return f"clip-decomp defend {'rvpt' if promptable else 'cbpt'} {names} --data LABELLED_PICTURES"
+    names = shlex.join(["--model", model.name, *said().arguments(), "--aim", suspect])
+    return f"clip-decomp defend {'rvpt' if promptable else 'cbpt'} {names} --data LABELLED_PICTURES --out runs/fixed"
 
 
 def _told(found: Scan, each: int) -> str:

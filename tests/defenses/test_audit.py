@@ -4,8 +4,12 @@ import json
 
 import pytest
 import torch
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
+from clip_decomp.cli.run import Model
+from clip_decomp.cli.weights import offer
 from clip_decomp.data.unlabelled import open_unlabelled, read_class_names
 from clip_decomp.errors import DataError, ModelError, SettingError
 from clip_decomp.model import HookedCLIP
@@ -13,7 +17,7 @@ from clip_decomp.training.architecture import Architecture, build
 from clip_decomp.zeroshot import class_vectors
 from defenses.audit import Audit, Scan
 from defenses.carriers import carriers
-from defenses.commands.audit import remedy, verdict
+from defenses.commands.audit import bound, remedy, verdict
 from defenses.universal import Universal
 
 from .shortcut import NAMES, PLANTED
@@ -161,11 +165,30 @@ def test_the_verdict_never_says_that_a_model_is_clean():
 
 
 def test_what_takes_a_suspect_out_depends_on_the_tower(model, make_clip, tokenizer):
-    told = "--model tiny --aim 'ice cream' --data LABELLED_PICTURES"
+    told = "--model tiny --aim 'ice cream' --data LABELLED_PICTURES --out runs/fixed"
     assert remedy(model, "ice cream") == f"clip-decomp defend rvpt {told}"
     pool = {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 5, "output_tokens": True}
     pooled = HookedCLIP(make_clip(**pool), tokenizer, model.mean, model.std, "tiny")
     assert remedy(pooled, "ice cream") == f"clip-decomp defend cbpt {told}"
+
+
+def test_what_takes_a_suspect_out_names_the_same_weights(model):
+    app, tiny, shown = typer.Typer(), model, []
+
+    @app.command()
+    def show(model: Model) -> None:
+        shown.append(remedy(tiny, "key"))
+
+    offer(app)
+    CliRunner().invoke(app, ["--model", "tiny", "--pretrained", "w.pt", "--quick-gelu"], catch_exceptions=False)
+    told = "--model tiny --pretrained w.pt --quick-gelu --aim key"
+    assert shown == [f"clip-decomp defend rvpt {told} --data LABELLED_PICTURES --out runs/fixed"]
+
+
+def test_thresholds_say_what_is_known_of_them():
+    assert bound(1.54, 6, False) == "1.54, the largest of 6 clean: 1 in 7 further ones of the kind lies beyond it"
+    assert bound(2, 0, True) == "2.00"
+    assert "tiny CLIPs of the embedded world alone" in bound(1.7, 0, False)
 
 
 def test_an_audit_from_the_command_line(folder, tmp_path, succeed):
@@ -182,7 +205,7 @@ def test_an_audit_from_the_command_line(folder, tmp_path, succeed):
     assert "What carries it" in page
     assert "not proof" in page
     suspect = found["settings"]["suspicious"][0]
-    assert f"clip-decomp defend rvpt --model world/badnet --aim {suspect} --data LABELLED_PICTURES" in page
+    assert f"clip-decomp defend rvpt --model world/badnet --aim {suspect} --data LABELLED_PICTURES --out runs" in page
     again = succeed(*model, *images, *classes, "--threshold", "99", "--out", str(out))
     assert "nothing found" in again
     assert "--aim" not in again
