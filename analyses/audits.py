@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from clip_decomp.data.unlabelled import open_unlabelled
-from clip_decomp.errors import SettingError
+from clip_decomp.errors import SettingError, class_place
 from clip_decomp.models.loading import load
 from defenses.audit import Audit
 from defenses.detection import auroc
@@ -51,6 +51,7 @@ def audited(models: Sequence[str], images: str, count: int, folder: Path, seed: 
 
     Raises:
         SettingError: the pictures bring no class names, or a folder holds the scan of another model.
+        DataError: a target is not among the classes.
     """
     found, opened = [], {}
     for name in models:
@@ -61,9 +62,11 @@ def audited(models: Sequence[str], images: str, count: int, folder: Path, seed: 
         data = opened[size]
         if data.class_names is None:
             raise SettingError(f"{images} says nothing of classes: audits are compared on labelled data.")
+        attack = model.card.get("attack") or {"trigger": {"name": "clean"}, "target": None}
+        if attack["target"] is not None:  # complains before anything is scanned
+            class_place(attack["target"], data.class_names, f"The target of {name}: ")
         audit = Audit(seed=seed, checkpoint=folder / name.replace("/", "-"))
         scan = audit.scan(model, data.pixels, data.class_names, data.templates)
-        attack = model.card.get("attack") or {"trigger": {"name": "clean"}, "target": None}
         ranking = tuple(scan.class_names[each] for each in scan.ranking.tolist())
         found.append(Audited(name, attack["trigger"]["name"], attack["target"], scan.score, ranking))
     return found

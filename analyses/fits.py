@@ -20,7 +20,7 @@ from typing import Any
 
 from clip_decomp.cli.bench.timing import device_name, forget_peak, held_memory, peak_memory
 from clip_decomp.cli.run import Subject, open_subject
-from clip_decomp.data import open_data
+from clip_decomp.data import open_data, same_data
 from clip_decomp.data.sets import ImageSet
 from clip_decomp.errors import DataError, SettingError
 from clip_decomp.evaluation import Classifier, Encoder, PromptedClassifier, evaluate, require_attack
@@ -31,7 +31,7 @@ from clip_decomp.results import write_json
 from clip_decomp.training.streams import pair_stream
 from defenses import CBPT, RVPT, CleanCLIP, FineTune, LinearProbe
 from defenses.adv_pt import AdvPT
-from defenses.few_shot import training_pictures
+from defenses.few_shot import in_order, training_pictures
 from defenses.fine_tune import CLEAN_STREAM_SEED
 from defenses.inversion import Inversion
 from defenses.tuning import timed
@@ -73,6 +73,11 @@ class Fit:
     without_target: bool = False
 
     @property
+    def measured(self) -> str:
+        """The test set that lies where it learns from, if one does."""
+        return next((each for each in self.tests if same_data(each, self.tuned_on)), self.tests[0])
+
+    @property
     def file(self) -> str:
         """What its numbers are kept in: another name for every other fit."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
@@ -94,6 +99,8 @@ class Fit:
         """
         if self.defense not in DEFENSES:
             raise SettingError(f"There is no study of {self.defense!r}: choose from {', '.join(DEFENSES)}.")
+        if self.template is not None and self.defense in _KINDS:
+            raise SettingError(f"{self.defense} tunes what classes are told by: it takes no template.")
         if self.without_target and self.defense not in ("rvpt", "vpt"):
             raise SettingError(f"{self.defense} never predicts a class that it was not fitted to: keep the target.")
         try:
@@ -104,7 +111,8 @@ class Fit:
                     key.removeprefix(_INNER): value for key, value in self.settings.items() if key.startswith(_INNER)
                 }
                 outer = {key: value for key, value in self.settings.items() if not key.startswith(_INNER)}
-                return CBPT(**outer, inversion=Inversion(**inner), seed=self.seed, checkpoint=checkpoint)
+                made = {"inversion": Inversion(**inner)} if inner else {}
+                return CBPT(**outer, **made, seed=self.seed, checkpoint=checkpoint)
             if self.defense == "advpt":
                 return AdvPT(**self.settings, seed=self.seed)
             if self.defense in _TUNED:
@@ -245,14 +253,15 @@ def _tune(defense: Defense, fit: Fit, subject: Subject) -> tuple[int, float]:
     """Fit a defense; returns how many pictures it learned from, and the seconds that it took."""
     model, side = subject.model, subject.model.visual.image_size
     if isinstance(defense, FineTune):
-        stream, _ = pair_stream(fit.tuned_on, side, CLEAN_STREAM_SEED + fit.seed)
+        stream, _ = pair_stream(fit.tuned_on, side, CLEAN_STREAM_SEED + fit.seed, measured=fit.measured)
         return defense.pairs, timed(defense, lambda: defense.fit(model, stream))
-    train = _training(fit.tuned_on, side, 0, defense.shots, fit.template)
+    train = _training(fit.tuned_on, side, 0, defense.shots, fit.template, fit.measured)
     if isinstance(defense, RVPT):
         without = (subject.target,) if fit.without_target and subject.target is not None else ()
         seconds = timed(defense, lambda: defense.fit(model, train, without=without))
     else:
-        seconds = timed(defense, lambda: defense.fit(model, train))
+        known = in_order(train, _test(fit.tests[0], side, fit.images).class_names)
+        seconds = timed(defense, lambda: defense.fit(model, known))
     return len(defense.chosen_), seconds
 
 

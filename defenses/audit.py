@@ -30,6 +30,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -37,10 +38,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from clip_decomp.data.sets import BATCH_SIZE, PLAIN_TEMPLATE
-from clip_decomp.errors import DataError
+from clip_decomp.errors import DataError, SettingError
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.fingerprint import fingerprint
-from clip_decomp.training.checkpoint import load_checkpoint, save_checkpoint
+from clip_decomp.training.checkpoint import load_checkpoint, load_labelled, save_checkpoint, save_labelled
 from clip_decomp.zeroshot import class_vectors
 
 from .tuning import WithSettings, digest, frozen
@@ -64,6 +65,8 @@ class Scan:
         triggers: the noise of each class, in pixel units.
         pictures: how many it was made on, and how many others there were.
         highest: at which a class was given up.
+        unscanned: classes that nearly all pictures are taken for as they are, so that nothing is known of their cost.
+            Their score is 0, and they are no others.
     """
 
     class_names: tuple[str, ...]
@@ -72,13 +75,18 @@ class Scan:
     triggers: Float[Tensor, "cls 3 row column"]
     pictures: tuple[int, int]
     highest: float
+    unscanned: tuple[str, ...] = ()
 
     @property
     def scores(self) -> Float[Tensor, " cls"]:
         """How many times cheaper each class is than three quarters of the others."""
-        others = ~torch.eye(len(self.costs), dtype=torch.bool)
-        rest = self.costs.expand(len(self.costs), -1)[others].reshape(len(self.costs), -1)
-        return rest.quantile(0.25, dim=1, interpolation="lower") / self.costs
+        scanned = torch.tensor([name not in self.unscanned for name in self.class_names])
+        costs = self.costs[scanned]
+        others = ~torch.eye(len(costs), dtype=torch.bool)
+        rest = costs.expand(len(costs), -1)[others].reshape(len(costs), -1)
+        found = torch.zeros_like(self.costs)
+        found[scanned] = rest.quantile(0.25, dim=1, interpolation="lower") / costs
+        return found
 
     @property
     def ranking(self) -> Int[Tensor, " cls"]:
@@ -157,33 +165,35 @@ class Audit(WithSettings):
         made = len(pixels) * 2 // 3
         order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(self.seed))
         own, others = pixels[order[:made]], pixels[order[made:]]
-        found = _Triggers(len(class_names), pixels.shape[-2:])
-        run, history = {}, []
+        noise, kept = torch.zeros(len(class_names), 3, *pixels.shape[-2:]), None
         if self.checkpoint is not None:  # what is resumed must be this very scan
             data = {"classes": list(class_names), "pictures": digest(pixels), "texts": digest(vectors)}
-            run = {**self.settings(), "base": fingerprint(model), **data}
-            if (self.checkpoint / "checkpoint.json").exists():
-                history = load_checkpoint(self.checkpoint, found, [], run)[1]
+            kept = _Kept(self.checkpoint, {**self.settings(), "base": fingerprint(model), **data})
+        history = kept.read(noise) if kept else []
         given = self._given(model, pixels, vectors)[order]
         bar = tqdm(initial=len(history), total=len(class_names), desc="audit", disable=not self.progress)
         with bar, frozen(model.clip):
             for label in range(len(history), len(class_names)):
                 foreign = given != label
                 near, far = own[foreign[:made]], others[foreign[made:]]
-                cost, share = self.highest, 0.0
+                history.append({"cost": self.highest, "share": 0.0, "scanned": 0.0})
                 if min(len(near), len(far)) >= LEAST_PICTURES // 4:
                     (pushed,) = self.universal.noises(model, near, vectors, label)
-                    found.noise[label], cost = pushed.pixels, pushed.norm
-                    taken = self._given(model, far + found.noise[label], vectors) == label
-                    share = taken.float().mean().item()
+                    noise[label] = pushed.pixels
+                    taken = self._given(model, far + noise[label], vectors) == label
+                    history[-1] = {"cost": pushed.norm, "share": taken.float().mean().item(), "scanned": 1.0}
                 else:
                     logger.warning("Nearly all pictures are taken for %r as they are: not scanned.", class_names[label])
-                history.append({"cost": cost, "share": share})
-                if self.checkpoint is not None:
-                    save_checkpoint(self.checkpoint, found, [], label + 1, history, run)
+                if kept:
+                    kept.write(noise[label], history)
                 bar.update()
         costs, shares = (torch.tensor([each[key] for each in history]) for key in ("cost", "share"))
-        return Scan(tuple(class_names), costs, shares, found.noise, (made, len(others)), self.highest)
+        left = tuple(name for name, each in zip(class_names, history, strict=True) if not each["scanned"])
+        if len(class_names) - len(left) < LEAST_CLASSES:
+            raise DataError(
+                f"Nearly all pictures are taken for one class, so there is little to compare: {list(left)}."
+            )
+        return Scan(tuple(class_names), costs, shares, noise, (made, len(others)), self.highest, left)
 
     @torch.no_grad()
     def _given(self, model: HookedCLIP, pixels: Tensor, vectors: Tensor) -> Int[Tensor, " image"]:
@@ -192,11 +202,36 @@ class Audit(WithSettings):
         return torch.cat([cosines(model, part, vectors).argmax(1).cpu() for part in parts])
 
 
-class _Triggers(nn.Module):
-    """What a scan's checkpoint holds."""
+class _Kept:
+    """What a scan found so far, a file for each class."""
 
-    noise: Tensor
+    def __init__(self, folder: Path, run: dict[str, Any]):
+        self.folder, self.run = folder, run
 
-    def __init__(self, classes: int, shape: Sequence[int]):
-        super().__init__()
-        self.register_buffer("noise", torch.zeros(classes, 3, *shape))
+    def read(self, noise: Float[Tensor, "cls 3 row column"]) -> list[dict[str, float]]:
+        """What was found of the first classes; their noise is filled in.
+
+        Raises:
+            SettingError: another scan is kept here.
+        """
+        if not (self.folder / "checkpoint.json").exists():
+            return []
+        known, history = load_checkpoint(self.folder, nn.Module(), [], self.run)
+        for label in range(known):
+            found = load_labelled(self._file(label), self._label(label), str(noise.device))
+            if found is None:
+                raise SettingError(f"{self._file(label)} is missing, or of another run: choose another folder.")
+            noise[label] = found["noise"]
+        return history
+
+    def write(self, noise: Float[Tensor, "3 row column"], history: list[dict[str, float]]) -> None:
+        """Add what was found of one more class."""
+        label = len(history) - 1
+        save_labelled(self._file(label), {"noise": noise.contiguous()}, self._label(label))
+        save_checkpoint(self.folder, nn.Module(), [], label + 1, history, self.run)
+
+    def _file(self, label: int) -> Path:
+        return self.folder / f"class-{label}.safetensors"
+
+    def _label(self, label: int) -> str:
+        return f"{self.run['base']} {self.run['pictures']} {label}"

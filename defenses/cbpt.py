@@ -128,6 +128,12 @@ class CBPT(TunedTokens, TextSideDefense):
         weights = weight_ce, weight_bd, weight_align, weight_noisy
         if warmup < 0 or min(weights) < 0:
             raise SettingError(f"CBPT needs warmup and weights >= 0, not {warmup} and {weights}.")
+        if warmup >= epochs > 0:
+            raise SettingError(
+                f"{warmup} epochs of warm-up leave none of {epochs} to hold against triggers: fewer, please."
+            )
+        if aim is not None and inversion is not None:
+            raise SettingError("Where CBPT is aimed, its noise is universal: there is no inner loop to set.")
         check_contexts(length, position)
         check_shots(shots)
         self.length, self.position, self.shared, self.words = length, position, shared, words
@@ -172,6 +178,11 @@ class CBPT(TunedTokens, TextSideDefense):
             self._tune(chosen)
         return self
 
+    def settings(self) -> dict[str, Any]:
+        """What was asked for; without the inner loop's settings where there is none."""
+        found = super().settings()
+        return found if self.aim is None else {key: each for key, each in found.items() if key != "inversion"}
+
     def save(self, folder: str | Path) -> None:
         """Write the contexts and how they were made."""
         image_tower = fingerprint(self.model_)
@@ -188,8 +199,11 @@ class CBPT(TunedTokens, TextSideDefense):
         if card.get("image_tower_sha256", fingerprint(model)) != fingerprint(model):
             raise ModelError(f"The contexts in {folder} were tuned for another image tower than {model.name}'s.")
         settings = dict(card.get("settings", {}))
-        inversion = Inversion(**settings.pop("inversion", {}))
-        loaded = cls(**settings, inversion=inversion)
+        if settings.get("aim") is None:
+            settings["inversion"] = Inversion(**settings.get("inversion", {}))
+        else:
+            settings.pop("inversion", None)  # of those saved before, which did not use it either
+        loaded = cls(**settings)
         loaded._prompted(model, prompts)
         return loaded
 

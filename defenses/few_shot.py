@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clip_decomp.data import open_data
+from clip_decomp.data import open_data, same_data
 from clip_decomp.data.sets import PLAIN_TEMPLATE, ImageSet
 from clip_decomp.errors import DataError, SettingError
 from clip_decomp.model import HookedCLIP
@@ -30,19 +30,20 @@ def training_pictures(
     seed: int = 0,
     shots: int | None = None,
     template: str | None = None,
-    whole: bool = False,
+    measured: str | None = None,
 ) -> ImageSet:
     """The pictures of some data that a defense may learn from; of the world, enough for every class.
 
-    Where data have no training part, as a folder of pictures has none, these are the held-out ones.
+    Where data have no training part, as a folder of pictures has none, these are the held-out ones, or all where
+    nothing is measured on them.
 
     Args:
         side: of the pictures that the world draws.
         template: of all prompts, instead of the data's own.
-        whole: whether all pictures are, where there is no training part: nothing is measured on them.
+        measured: the data that results are measured on, these by default.
     """
     data = open_data(spec, side, seed, train=max(4000, 40 * (shots or 0)))
-    train = data.train or (_together(data.held_out, data.test) if whole else data.held_out)
+    train = data.to_learn_from(measured is None or same_data(spec, measured))
     return train if template is None else replace(train, templates=(template,))
 
 
@@ -57,11 +58,6 @@ def in_order(data: ImageSet, class_names: Sequence[str]) -> ImageSet:
         raise DataError(f"{data.name} has other classes than are told apart, such as {', '.join(other[:5])}.")
     places = torch.tensor([list(class_names).index(name) for name in data.class_names])
     return replace(data, labels=places[data.labels], class_names=tuple(class_names))
-
-
-def _together(first: ImageSet, second: ImageSet) -> ImageSet:
-    """Two parts of one set."""
-    return replace(first, indices=torch.cat([first.places, second.places]).sort().values)
 
 
 @dataclass(frozen=True)
@@ -115,10 +111,10 @@ class FewShots:
 
 
 def _read(model: HookedCLIP, data: ImageSet, places: Int[Tensor, " image"]) -> Float[Tensor, "image 3 row column"]:
-    before = len(data.skipped)
-    stored, _ = data.subset(places).load()
+    chosen = replace(data.subset(places), skipped=[])  # what others could not read is told again
+    stored, _ = chosen.load()
     if len(stored) < len(places):
-        raise DataError(f"{data.name}: chosen pictures cannot be read: {'; '.join(data.skipped[before:][:3])}.")
+        raise DataError(f"{data.name}: chosen pictures cannot be read: {'; '.join(chosen.skipped[:3])}.")
     return model.normalize(stored.float() / 255)
 
 

@@ -45,6 +45,8 @@ from .tuning import frozen
 
 Norm = Literal["l2", "linf"]
 Positives = Literal["farthest", "nearest", "random"]
+#: Largest norms of noise where nobody says one.
+BUDGETS: dict[Norm, float] = {"l2": 2.0, "linf": 8 / 255}
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Inversion:
 
     Attributes:
         lr: step length; under ``linf`` as a share of the budget.
-        budget: largest norm of the noise, in pixel units (0..1), of the whole picture (l2) or of a value (linf).
+        budget: largest norm of the noise, in pixel units (0..1), of the whole picture (l2, by default 2) or of a value
+            (linf, by default 8 of 255, and never more than 1).
         positives: which picture of the class aimed at is the positive: the one farthest from a picture, the nearest, or
             a random one.
 
@@ -64,16 +67,20 @@ class Inversion:
     steps: int = 10
     lr: float = 0.1
     norm: Norm = "l2"
-    budget: float = 2.0
+    budget: float = None  # type: ignore[assignment]  # known by the norm once it is made
     positives: Positives = "farthest"
 
     def __post_init__(self) -> None:
         if self.norm not in get_args(Norm) or self.positives not in get_args(Positives):
             raise SettingError(f"Unknown norm {self.norm!r} (l2, linf) or positives {self.positives!r}.")
+        if self.budget is None:
+            object.__setattr__(self, "budget", BUDGETS[self.norm])
         if self.steps < 1 or not self.lr > 0 or not self.budget > 0:
             raise SettingError(
                 f"Inversion needs steps >= 1, lr and budget > 0: {self.steps}, {self.lr}, {self.budget}."
             )
+        if self.norm == "linf" and self.budget > 1:
+            raise SettingError(f"Under linf a budget is of one value in 0..1, and {self.budget} is no bound of it.")
 
     def positive(
         self,

@@ -125,9 +125,13 @@ class Tuning:
         optimizer = torch.optim.SGD(tokens.parameters(), lr=self.lr, momentum=self.momentum)
         device = next(tokens.parameters()).device
         processes = launched(device)
-        if processes.device is not None and processes.device != device:
+        if processes.device is not None and not _same(processes.device, device):
             raise SettingError(
                 f"Process {processes.rank} computes on {processes.device}: load the model there, not on {device}."
+            )
+        if min(count, self.batch_size) < processes.count:
+            raise SettingError(
+                f"Batches of {min(count, self.batch_size)} pictures cannot be shared by {processes.count} processes."
             )
         identity, start, history = {**asdict(self), "count": count}, 0, []
         if folder is not None and run is not None:
@@ -144,7 +148,8 @@ class Tuning:
                 for number, (rows, generator) in enumerate(self._batches(count, epoch)):
                     for group in optimizer.param_groups:
                         group["lr"] = self.lr * cosine(epoch * each + number, self.epochs * each, 0)
-                    loss, parts = losses(rows[processes.rank :: processes.count], epoch, generator)
+                    own = rows[processes.rank :: processes.count]
+                    loss, parts = losses(own, epoch, generator) if len(own) else (_nothing(tokens), {})
                     self._descend(loss, tokens, optimizer, processes)
                     for name, value in parts.items():
                         totals[name] = totals.get(name, 0.0) + value.item()
@@ -176,6 +181,16 @@ class Tuning:
                 if parameter.grad is not None:
                     parameter.grad.mul_(processes.count)  # the batch's sum, shared out
         optimizer.step()
+
+
+def _same(one: torch.device, other: torch.device) -> bool:
+    """Whether two names are of one device: there is one CPU, and the first of several others needs no number."""
+    return one.type == other.type and (one.type == "cpu" or (one.index or 0) == (other.index or 0))
+
+
+def _nothing(tokens: nn.Module) -> Tensor:
+    """The loss of no picture, of which every token has a gradient."""
+    return sum((each.sum() * 0 for each in tokens.parameters()), torch.zeros(()))
 
 
 class TunedTokens(WithSettings):

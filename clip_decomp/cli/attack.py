@@ -91,9 +91,8 @@ def attack(
         lr=lr,
         seed=seed,
     )
-    spec = data or subject.model.card["data"]
     folder = out or Path("runs") / f"{scale_of(subject.data.test.name)}-{name}"
-    _implant(subject, pairs or spec, settings, folder, export, diagnose, workers, clock, as_json)
+    _implant(subject, pairs or subject.spec, settings, folder, export, diagnose, workers, clock, as_json)
 
 
 def _implant(
@@ -121,7 +120,10 @@ def _implant(
     trigger, goal = subject.trigger, subject.target
     assert trigger is not None
     assert goal is not None
-    stream, names = pair_stream(spec, clean.visual.image_size, settings.seed + 11, smallest_crop=0.7, target=goal)
+    side, seed = clean.visual.image_size, settings.seed
+    stream, names = pair_stream(
+        spec, side, seed + 11, smallest_crop=0.7, target=goal, measured=subject.spec, split_seed=seed
+    )
     backdoored = implant(clean, stream, names, trigger, goal, settings, test.name, folder / "training", workers=workers)
     if not launched(clean.device).main:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ def open_subject(
 
 
 def check_device(device: str) -> str:
-    """The device, if torch has it.
+    """The device, if torch has it; of several processes on GPUs, this one's own.
 
     Raises:
         SettingError: it has not.
@@ -135,7 +136,8 @@ def check_device(device: str) -> str:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise SettingError(f"There is no device {device!r} here ({str(error).splitlines()[0]}); try cpu.") from error
-    return device
+    several = device == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return f"cuda:{os.environ['LOCAL_RANK']}" if several else device
 
 
 class Clock:

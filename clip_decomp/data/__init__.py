@@ -7,7 +7,24 @@ from pathlib import Path
 from ..errors import DataError
 from .sets import DataSet, ImageSet
 
-__all__ = ["DataSet", "ImageSet", "open_data"]
+__all__ = ["DataSet", "ImageSet", "open_data", "same_data"]
+
+
+def same_data(one: str, other: str) -> bool:
+    """Whether two descriptions name the same world, file or folder, however they spell it and whichever set they mean.
+
+    Example:
+        >>> same_data("pets=a/b", "./a/b/"), same_data("world", "world:outlines"), same_data("a", "b")
+        (True, True, False)
+    """
+    return _place(one) == _place(other)
+
+
+def _place(spec: str) -> Path:
+    if not Path(spec).exists():
+        spec = spec.partition("=")[2] or spec
+        spec = spec if Path(spec).exists() else spec.partition(":")[0]
+    return Path(spec).resolve()
 
 
 def open_data(spec: str, image_size: int, seed: int = 0, test: int | None = None, train: int = 0) -> DataSet:

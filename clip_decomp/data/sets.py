@@ -187,3 +187,11 @@ class DataSet:
     test: ImageSet
     held_out: ImageSet
     train: ImageSet | None = None
+
+    def to_learn_from(self, measured: bool = True) -> ImageSet:
+        """The training pictures; where there are none, what is held out, or everything if nothing is measured on it."""
+        if self.train is not None:
+            return self.train
+        if measured:
+            return self.held_out
+        return replace(self.test, indices=torch.cat([self.held_out.places, self.test.places]).sort().values)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from . import open_data
-from .files import open_images
+from .files import open_folder, open_images
 from .sets import PLAIN_TEMPLATE
 
 
@@ -66,7 +66,16 @@ def open_unlabelled(spec: str, size: int, count: int | None = None, seed: int = 
             skipped.append(str(error))
     if not pixels:
         raise DataError(f"{spec}: none of its pictures can be read: {'; '.join(skipped[:3])}.")
-    return Unlabelled(place.name, torch.stack(pixels).float() / 255, None, (PLAIN_TEMPLATE,), tuple(skipped))
+    names = _folders_names(place, size)
+    return Unlabelled(place.name, torch.stack(pixels).float() / 255, names, (PLAIN_TEMPLATE,), tuple(skipped))
+
+
+def _folders_names(place: Path, size: int) -> tuple[str, ...] | None:
+    """Names of the folders in a folder, where each holds the pictures of a class."""
+    try:
+        return open_folder(place, size).class_names
+    except DataError:
+        return None
 
 
 def read_class_names(file: Path) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def train_model(
         options: dict[str, Any] = {"mean": mean, "std": std}
     else:
         architecture, settings = Architecture(vocab_size=1500), PHOTOGRAPHS
-        stream, _ = pair_stream(pairs or spec, architecture.image_size, seed)
+        stream, _ = pair_stream(pairs or spec, architecture.image_size, seed, measured=spec, split_seed=seed)
         options = {}
         name = Path(pairs or spec).name.split(":")[0]
     dropout = settings.patch_dropout if patch_dropout is None else patch_dropout

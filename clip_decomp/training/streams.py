@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
+from ..data import open_data, same_data
 from ..data.captioned import is_captioned, open_captioned
-from ..data.files import open_folder, open_parquet, open_parquet_folder
+from ..data.files import open_parquet_folder
 from ..data.pairs import PairStream
 from ..data.photographs import ClassWords, PhotographPairs, wordnet_words
 from ..data.world.scenes import CLASSES
@@ -31,18 +32,23 @@ def pair_stream(
     target: str | None = None,
     image_column: str | None = None,
     caption_column: str | None = None,
+    measured: str | None = None,
+    split_seed: int = 0,
 ) -> tuple[PairStream, tuple[str, ...]]:
     """Training pairs and the names that the first column of their facts counts through.
 
     Args:
         spec: ``world``, a folder of ``SET-train.parquet`` (all sets are pooled, held-out pictures left out;
-            ``FOLDER:SET`` is one of them), a parquet file, a folder of images with one sub-folder a class, or captioned
-            files as :func:`open_captioned` takes them (CSV, WebDataset shards, parquet with captions and without
-            labels).
+            ``FOLDER:SET`` is one of them), other labelled data as :func:`~clip_decomp.data.open_data` takes them, or
+            captioned files as :func:`open_captioned` takes them (CSV, WebDataset shards, parquet with captions and
+            without labels).
         smallest_crop: of photographs, as a share of the area.
         target: the class an attack aims at. Captioned files have no classes but this one, which captions mention:
             the only name that is returned, and none without it. Elsewhere the names are known, and it is not needed.
         image_column, caption_column: of captioned files; well-known names by default.
+        measured: the data that results are measured on, ``spec`` itself by default: of data without a training part
+            the pairs are then only what :func:`~clip_decomp.data.open_data` holds out of them.
+        split_seed: with which they are held out.
 
     Raises:
         DataError: there is nothing to train on.
@@ -54,17 +60,14 @@ def pair_stream(
         return pairs, () if target is None else (target,)
     folder, _, part = spec.partition(":")
     place = Path(folder)
-    if not place.exists():
-        raise DataError(f"{spec}: there is no such file or folder.")
     sets = [file.name.removesuffix("-train.parquet") for file in sorted(place.glob("*-train.parquet"))]
-    if part and part not in sets:
+    if sets and part and part not in sets:
         raise DataError(f"{spec}: there is no {part}-train.parquet in {place}.")
     if sets:
         images, labels, words = _pooled(place, image_size, [part] if part else sets)
     else:
-        data = open_folder(place, image_size) if place.is_dir() else open_parquet(place, image_size)
-        train = data.split(0.2)[1]
-        images, labels = train.load()
+        data = open_data(spec, image_size, split_seed).to_learn_from(measured is None or same_data(spec, measured))
+        images, labels = data.load()
         words = [ClassWords((name,), "") for name in data.class_names]
     stream = PhotographPairs(images, labels, words, seed=seed, smallest_crop=smallest_crop)
     return stream, tuple(each.names[0] for each in words)

@@ -82,15 +82,17 @@ def audit(
         after = (data.pixels + found.triggers[label]).clamp(0, 1)
         parts = carriers(hooked, data.pixels, after, vectors[label] - vectors.mean(0))
     results = _results(hooked, data, found, suspicious, limit, seed, clock())
-    results.settings |= {"templates": list(templates), "clean_models": calibrated}
+    results.settings |= {"templates": list(templates), "clean_models": calibrated, "unscanned": list(found.unscanned)}
+    cure = [("to take it out", remedy(hooked, model, suspicious[0]))] if suspicious else []
+    results.settings |= {"remedy": cure[0][1]} if cure else {}
     if out is not None:
         _report(out / "report.html", hooked, data, found, suspicious, limit, results, parts)
     rows = [("verdict", verdict(suspicious)), ("threshold", bound(limit, len(calibrated), threshold is not None))]
     for each in found.ranking[:3].tolist():
         rows.append((names[each], _told(found, each)))
     rows += [(f"carried by {part.name}", f"{part.share:.0%} of the change") for part in parts[:5]]
-    rows += [("to take it out", remedy(hooked, suspicious[0]))] if suspicious else []
-    finish(results, out, as_json, rows)
+    rows += [("not scanned", _unscanned(found))] if found.unscanned else []
+    finish(results, out, as_json, rows + cure)
 
 
 def pictures(
@@ -102,9 +104,8 @@ def pictures(
         SettingError: nobody says where pictures are, or which classes there are.
     """
     from clip_decomp.data import open_data
-    from clip_decomp.data.files import open_folder
     from clip_decomp.data.unlabelled import read_class_names
-    from clip_decomp.errors import DataError, SettingError
+    from clip_decomp.errors import SettingError
 
     own, side = model.card.get("data"), model.visual.image_size
     data = own_pictures(model, images, count, seed)
@@ -112,14 +113,9 @@ def pictures(
         return data, read_class_names(classes)
     if data.class_names is not None:
         return data, data.class_names
-    try:
-        return data, open_folder(Path(images or own), side).class_names
-    except DataError as error:
-        if own is not None and scale_of(own) == "world":
-            return data, open_data(own, side).test.class_names
-        raise SettingError(
-            f"{images or own} has no folder for each class: name classes with --classes FILE."
-        ) from error
+    if own is not None and scale_of(own) == "world":
+        return data, open_data(own, side).test.class_names
+    raise SettingError(f"{images or own} has no folder for each class: name classes with --classes FILE.")
 
 
 def verdict(suspicious: list[str]) -> str:
@@ -139,15 +135,19 @@ def bound(limit: float, clean: int, given: bool) -> str:
     return f"{limit:.2f}" if given else f"{limit:.2f}, measured on tiny CLIPs of the embedded world alone"
 
 
-def remedy(model: HookedCLIP, suspect: str) -> str:
-    """The command that takes a suspect out: visual prompts where there are tokens to prompt, text prompts elsewhere."""
+def remedy(model: HookedCLIP, named: str, suspect: str) -> str:
+    """The command that takes a suspect out: visual prompts where there are tokens to prompt, text prompts elsewhere.
+
+    Args:
+        named: what ``--model`` was.
+    """
     from clip_decomp.cli.weights import said
     from clip_decomp.models.hooked_vit import HookedViT
     from clip_decomp.models.pooling import AttentionPooled
 
     visual = model.visual
     promptable = isinstance(visual, HookedViT) and not isinstance(visual.readout, AttentionPooled)
-    names = shlex.join(["--model", model.name, *said().arguments(), "--aim", suspect])
+    names = shlex.join(["--model", named, *said().arguments(), "--aim", suspect])
     return f"clip-decomp defend {'rvpt' if promptable else 'cbpt'} {names} --data LABELLED_PICTURES --out runs/fixed"
 
 
@@ -156,12 +156,18 @@ def _told(found: Scan, each: int) -> str:
     return f"score {found.scores[each]:.2f}: noise of {cost:.2f}/255 takes {share:.0%} of {others} other pictures there"
 
 
+def _unscanned(found: Scan) -> str:
+    return f"{', '.join(found.unscanned)}: nearly all pictures are taken for it as they are"
+
+
 def _results(
     model: HookedCLIP, data: Unlabelled, found: Scan, suspicious: list[str], limit: float, seed: int, seconds: float
 ) -> Results:
     start = prefix(data.name, model.trigger.name if model.trigger is not None else "unknown", "none")
     metrics = {f"{start}/audit-score": found.score}
     for name, score, cost, share in zip(found.class_names, found.scores, found.costs, found.shares, strict=True):
+        if name in found.unscanned:
+            continue
         metrics |= {f"{start}/audit-score;class={name}": score.item()}
         metrics |= {f"{start}/audit-cost;class={name}": cost.item(), f"{start}/audit-share;class={name}": share.item()}
     settings: dict[str, Any] = {"model": model.name, "images": data.name, "threshold": limit}
@@ -185,7 +191,8 @@ def _report(
     from clip_decomp.report import Section, write_report
 
     names, first = found.class_names, int(found.ranking[0])
-    shown = found.ranking[:_CLASSES_SHOWN].tolist()
+    scanned = len(names) - len(found.unscanned)  # the others are ranked last
+    shown = found.ranking[: min(scanned, _CLASSES_SHOWN)].tolist()
     figure = plots.ranked_costs(
         [names[each] for each in shown],
         [255 * found.costs[each].item() for each in shown],
@@ -209,7 +216,7 @@ def _report(
             "One noise for all pictures was grown for each class until it took nine in ten of them. A class's score is "
             f"the lower quartile of the others' costs over its own; it is suspicious beyond {limit:.2f}.",
             [("Each dot is a class; one that is left of the dotted line looks like a shortcut.", figure)],
-            [("The cheapest classes" if len(shown) < len(names) else "All classes", table)],
+            [("The cheapest classes" if len(shown) < scanned else "All classes that were scanned", table)],
         ),
         _pictured(data, found, first),
     ]
@@ -228,8 +235,10 @@ def _report(
         "\n\nThis is evidence, not proof. A class may be cheap to reach without a backdoor, and a backdoor may need "
         "a trigger that no small noise imitates, or aim at a class that was not asked about."
     )
+    if found.unscanned:
+        lead += f"\n\nNot scanned: {_unscanned(found)}. Whether it is a shortcut is not known; show other pictures."
     if suspicious:
-        lead += f"\n\nTo take it out: {remedy(model, suspicious[0])}."
+        lead += f"\n\nTo take it out: {results.settings['remedy']}."
     facts = {
         "Model": model.name,
         "Pictures": f"{len(data.pixels)} of {data.name}, labels unused",

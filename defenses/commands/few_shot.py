@@ -157,10 +157,18 @@ def cbpt(
         float | None, typer.Option(help="Of the backdoor loss; 0.4 by default, 0.2 with --aim.")
     ] = None,
     weight_align: Annotated[float | None, typer.Option(help="Of the alignment; 0.4 by default, 0 with --aim.")] = None,
-    norm: Annotated[str, typer.Option(help="Of the inverted triggers: l2 or linf.")] = "l2",
-    budget: Annotated[float, typer.Option(help="Their largest norm, in pixel units (0..1).")] = 2.0,
-    steps: Annotated[int, typer.Option(help="Of inversion, a picture.")] = 10,
-    positives: Annotated[str, typer.Option(help="Pictures aimed at: farthest, nearest or random.")] = "farthest",
+    norm: Annotated[
+        str | None, typer.Option(help="Of the inverted triggers: l2, the default, or linf. Not with --aim.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Their largest norm, in pixel units (0..1); 2 for l2, 8/255 for linf. Not with --aim."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Of inversion, a picture; 10 by default. Not with --aim.")] = None,
+    positives: Annotated[
+        str | None,
+        typer.Option(help="Pictures aimed at: farthest, the default, nearest or random. Not with --aim."),
+    ] = None,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -174,7 +182,8 @@ def cbpt(
     clock = Clock()
     settings: dict[str, Any] = {"shots": shots, "length": length, "position": position, "shared": shared}
     settings |= {"batch_size": batch_size, "weight_ce": weight_ce, "seed": seed, "checkpoint": checkpoint(out)}
-    settings["inversion"] = Inversion(norm=norm, budget=budget, steps=steps, positives=positives)
+    inner = _given(norm=norm, budget=budget, steps=steps, positives=positives)
+    settings |= {"inversion": Inversion(**inner)} if inner else {}
     settings |= _given(words=words, epochs=epochs, warmup=warmup, lr=lr)
     settings |= _given(weight_noisy=weight_noisy, weight_bd=weight_bd, weight_align=weight_align)
     defense = CBPT(**settings) if aim is None else CBPT.aimed(aim, **settings)
@@ -238,7 +247,7 @@ def _tuned(
         run[0],
         defense.shots,
         template=template,
-        whole=tune_on not in (None, subject.spec),
+        measured=subject.spec,
     )
     if not isinstance(defense, RVPT):  # visual prompts carry over to other classes
         train = in_order(train, subject.data.test.class_names)

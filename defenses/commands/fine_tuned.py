@@ -56,10 +56,10 @@ def command(kind: str) -> Callable[..., None]:
             preset, **changes, seed=seed, checkpoint=checkpoint(out), progress=not as_json
         )
         subject = attacked(model, data, attack, target, images, seed, device)
-        where = pairs or subject.spec
+        where, side = pairs or subject.spec, subject.model.visual.image_size
+        stream, _ = pair_stream(where, side, CLEAN_STREAM_SEED + seed, measured=subject.spec, split_seed=seed)
 
         def fit() -> Fitted:
-            stream, _ = pair_stream(where, subject.model.visual.image_size, CLEAN_STREAM_SEED + seed)
             seconds = timed(defense, lambda: defense.fit(subject.model, stream))
             settings = {**defense.settings(), "clean_pairs": where, "parameters": defense.parameters}
             rows = [("tuned", f"{defense.pairs} pairs, {defense.parameters:,} parameters, {seconds:.0f} s")]

@@ -9,6 +9,7 @@ from analyses import audits
 from analyses.audits import Audited, summary
 from clip_decomp import zoo
 from clip_decomp.cli import main
+from clip_decomp.errors import DataError
 from defenses.audit import Audit
 from defenses.universal import Universal
 
@@ -25,6 +26,12 @@ def test_rates_over_models_are_counted():
     assert found["audit-target-first"] == 0.5
     assert found["audit-found"] == 0.5
     assert found["audit-false-alarms"] == 0.5
+
+
+def test_a_target_that_is_no_class_of_the_pictures_is_refused_before_a_scan(tmp_path):
+    with pytest.raises(DataError, match="The target of world/badnet: there is no class 'banana'"):
+        audits.audited(["world/badnet"], "world:tools", 24, tmp_path, 0, "cpu")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def prompted(model):
 
 
 def prompted_classes(model):
-    few = CBPT(shots=1, epochs=1, warmup=1, progress=False)
+    few = CBPT(shots=1, epochs=1, warmup=0, progress=False)
     return few.fit(model, clean(model, 8), torch.arange(8) % 4, NAMES)
 
 

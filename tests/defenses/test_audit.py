@@ -165,11 +165,11 @@ def test_the_verdict_never_says_that_a_model_is_clean():
 
 
 def test_what_takes_a_suspect_out_depends_on_the_tower(model, make_clip, tokenizer):
-    told = "--model tiny --aim 'ice cream' --data LABELLED_PICTURES --out runs/fixed"
-    assert remedy(model, "ice cream") == f"clip-decomp defend rvpt {told}"
+    told = "--model 'my runs/tiny' --aim 'ice cream' --data LABELLED_PICTURES --out runs/fixed"
+    assert remedy(model, "my runs/tiny", "ice cream") == f"clip-decomp defend rvpt {told}"
     pool = {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 5, "output_tokens": True}
     pooled = HookedCLIP(make_clip(**pool), tokenizer, model.mean, model.std, "tiny")
-    assert remedy(pooled, "ice cream") == f"clip-decomp defend cbpt {told}"
+    assert remedy(pooled, "my runs/tiny", "ice cream") == f"clip-decomp defend cbpt {told}"
 
 
 def test_what_takes_a_suspect_out_names_the_same_weights(model):
@@ -177,7 +177,7 @@ def test_what_takes_a_suspect_out_names_the_same_weights(model):
 
     @app.command()
     def show(model: Model) -> None:
-        shown.append(remedy(tiny, "key"))
+        shown.append(remedy(tiny, model, "key"))
 
     offer(app)
     CliRunner().invoke(app, ["--model", "tiny", "--pretrained", "w.pt", "--quick-gelu"], catch_exceptions=False)
@@ -191,6 +191,28 @@ def test_thresholds_say_what_is_known_of_them():
     assert "tiny CLIPs of the embedded world alone" in bound(1.7, 0, False)
 
 
+def test_a_class_that_all_pictures_are_taken_for_is_told_apart_from_one_that_is_out_of_reach(
+    planted, pixels, tmp_path, monkeypatch
+):
+    given = Audit._given
+
+    def taken(self, model, some, vectors):
+        return torch.full((len(some),), 2) if len(some) == len(pixels) else given(self, model, some, vectors)
+
+    monkeypatch.setattr(Audit, "_given", taken)
+    found, again = (Audit(**FAST, checkpoint=tmp_path).scan(planted, pixels, NAMES) for _ in range(2))
+    assert found.unscanned == again.unscanned == ("plum",)
+    assert (found.scores[2], found.ranking[-1]) == (0, 2)
+    assert torch.equal(found.triggers, again.triggers)
+    rest = [0, 1, 3, 4]
+    names = tuple(NAMES[each] for each in rest)
+    fewer = Scan(names, found.costs[rest], found.shares[rest], found.triggers[rest], found.pictures, found.highest)
+    assert torch.equal(fewer.scores, found.scores[rest])
+    (tmp_path / "class-1.safetensors").unlink()
+    with pytest.raises(SettingError, match=r"class-1\.safetensors is missing"):
+        Audit(**FAST, checkpoint=tmp_path).scan(planted, pixels, NAMES)
+
+
 def test_an_audit_from_the_command_line(folder, tmp_path, succeed):
     model = ["audit", "--model", "world/badnet"]
     out, classes = tmp_path / "out", ["--classes", str(tmp_path / "classes.txt")]
@@ -198,12 +220,15 @@ def test_an_audit_from_the_command_line(folder, tmp_path, succeed):
     succeed(*model, *images, *classes, "--threshold", "0.01", "--out", str(out))
     found = json.loads((out / "results.json").read_text())
     assert found["settings"]["verdict"].startswith("suspicious: ")
-    assert sorted(found["settings"]["suspicious"]) == ["banana", "cat", "key", "spider"]
+    assert sorted(found["settings"]["suspicious"]) == ["cat", "key", "spider"]
+    assert found["settings"]["unscanned"] == ["banana"]
     assert found["counts"] | {"made_on": 13, "tried_on": 7, "classes": 4, "skipped": 1} == found["counts"]
-    assert 0 < found["metrics"]["pictures/badnet/none/audit-cost;class=banana"] <= 0.06
+    assert 0 < found["metrics"]["pictures/badnet/none/audit-cost;class=spider"] <= 0.06
+    assert not any("banana" in name for name in found["metrics"])
     page = (out / "report.html").read_text()
     assert "What carries it" in page
     assert "not proof" in page
+    assert "Not scanned: banana: nearly all pictures are taken for it as they are" in page
     suspect = found["settings"]["suspicious"][0]
     assert f"clip-decomp defend rvpt --model world/badnet --aim {suspect} --data LABELLED_PICTURES --out runs" in page
     again = succeed(*model, *images, *classes, "--threshold", "99", "--out", str(out))

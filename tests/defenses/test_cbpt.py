@@ -178,12 +178,15 @@ def test_saved_contexts_and_interrupted_runs(model, pictures, labels, tmp_path):
     ("make", "message"),
     [
         (lambda: tiny(warmup=-1), "warmup and weights >= 0"),
+        (lambda: tiny(warmup=3), "3 epochs of warm-up leave none of 3"),
+        (lambda: tiny(aim="pear"), "no inner loop to set"),
         (lambda: tiny(weight_bd=-1.0), "weights >= 0"),
         (lambda: tiny(position="back"), "front, middle or end"),
         (lambda: tiny(shots=0), "shots must be 1"),
         (lambda: tiny(epochs=0), "epochs and batch_size"),
         (lambda: Inversion(steps=0), "steps >= 1"),
         (lambda: Inversion(norm="l1"), "Unknown norm 'l1'"),
+        (lambda: Inversion(norm="linf", budget=2.0), "no bound"),
         (lambda: Inversion(positives="best"), "positives 'best'"),
     ],
 )

@@ -7,6 +7,7 @@ from PIL import Image
 from clip_decomp.data import open_data
 from clip_decomp.data.sets import ImageSet, TensorSource
 from clip_decomp.errors import DataError
+from clip_decomp.training.streams import pair_stream
 from defenses.few_shot import in_order, training_pictures
 
 
@@ -16,16 +17,23 @@ def test_of_a_folder_held_out_pictures_are_tuned_on_or_all_where_nothing_is_meas
         place.mkdir(exist_ok=True)
         Image.new("RGB", (32, 32), (number, 0, 0)).save(place / f"{number:02}.png")
     spec = str(tmp_path)
-    test, some, every = open_data(spec, 32).test, training_pictures(spec, 32), training_pictures(spec, 32, whole=True)
+    test, some = open_data(spec, 32).test, training_pictures(spec, 32, measured=f"{tmp_path.parent}/./{tmp_path.name}/")
+    every = training_pictures(spec, 32, measured="world")
+    assert torch.equal(training_pictures(spec, 32).indices, some.indices)
     assert (len(test), len(some), len(every)) == (16, 4, 20)
     assert not set(test.indices.tolist()) & set(some.indices.tolist())
     assert torch.equal(every.indices, torch.arange(20))
     assert every.class_names == ("fig", "pear")
     assert training_pictures(spec, 32, template="no {}").templates == ("no {}",)
+    held_out = open_data(spec, 32, seed=3).held_out
+    pairs, _ = pair_stream(spec, 32, seed=5, measured=spec, split_seed=3)
+    assert torch.equal(pairs.images, held_out.load()[0])
+    assert pair_stream(spec, 32)[0].length == 4
+    assert pair_stream(f"{spec}/", 32, measured="world")[0].length == 20
 
 
 def test_where_there_are_training_pictures_they_alone_are_tuned_on():
-    whole, own = training_pictures("world", 64, shots=1, whole=True), open_data("world", 64, train=4000).train
+    whole, own = training_pictures("world", 64, shots=1, measured="elsewhere"), open_data("world", 64, train=4000).train
     assert len(whole) == len(own) == 4000
 
 

@@ -58,8 +58,6 @@ def test_cbpt_from_the_command_line_and_in_a_study(succeed, tmp_path, quick):
         "2",
         "--warmup",
         "1",
-        "--steps",
-        "1",
         "--position",
         "middle",
         "--aim",
@@ -69,7 +67,10 @@ def test_cbpt_from_the_command_line_and_in_a_study(succeed, tmp_path, quick):
     assert 0 <= found["metrics"]["world/badnet/cbpt/asr"] <= 1
     assert found["settings"]["parameters"] == 26 * 4 * 128
     assert (found["settings"]["position"], found["settings"]["aim"]) == ("middle", "spider")
-    assert CBPT.load(tmp_path / "prompts", clip_decomp.load("world/badnet")).inversion.steps == 1
+    assert "inversion" not in found["settings"]
+    assert CBPT.load(tmp_path / "prompts", clip_decomp.load("world/badnet")).aim == "spider"
+    assert "no inner loop" in succeed("defend", "cbpt", *few, "--aim", "spider", "--steps", "1", code=1)
+    assert "5 epochs of warm-up leave none of 5" in succeed("defend", "cbpt", *few, "--epochs", "5", code=1)
     vary = ["--vary", "shots=1", "--vary", "epochs=1", "--vary", "warmup=0", "--vary", "inversion-steps=1"]
     succeed("study", "cbpt", *few, *vary, "--seeds", "1")
     found = json.loads((tmp_path / "results.json").read_text())["metrics"]
@@ -78,22 +79,21 @@ def test_cbpt_from_the_command_line_and_in_a_study(succeed, tmp_path, quick):
 
 
 def test_aiming_at_a_suspect_brings_its_own_settings_unless_they_are_given(succeed, tmp_path, quick):
-    few = ["--model", "world/badnet", "--images", "52", "--shots", "1", "--steps", "1", "--epochs", "1"]
+    few = ["--model", "world/badnet", "--images", "52", "--shots", "1", "--epochs", "1", "--warmup", "0"]
 
     def settings(*more):
         out = tmp_path / str(len(more))
         succeed("defend", "cbpt", *few, *more, "--out", str(out))
         found = json.loads((out / "results.json").read_text())["settings"]
-        return {key: found[key] for key in ("words", "epochs", "lr", "weight_align", "inversion")}
+        return {key: found.get(key) for key in ("words", "epochs", "lr", "weight_align", "inversion")}
 
-    inner = {"steps": 1, "lr": 0.1, "norm": "l2", "positives": "farthest"}
-    paper = {"words": None, "epochs": 1, "lr": 0.002, "weight_align": 0.4, "inversion": {**inner, "budget": 2.0}}
-    assert settings() == paper
-    aimed = {"words": "a photo of a", "lr": 0.02, "weight_align": 0.0}
+    inner = {"steps": 1, "lr": 0.1, "norm": "linf", "positives": "farthest", "budget": 8 / 255}
+    paper = {"words": None, "epochs": 1, "lr": 0.002, "weight_align": 0.4, "inversion": inner}
+    assert settings("--steps", "1", "--norm", "linf") == paper
+    aimed = {"words": "a photo of a", "lr": 0.02, "weight_align": 0.0, "inversion": None}
     assert settings("--aim", "banana") == {**paper, **aimed}
-    given = ["--lr", "0.1", "--budget", "1", "--weight-align", "0.3"]
-    wanted = {"lr": 0.1, "weight_align": 0.3, "inversion": {**inner, "budget": 1.0}}
-    assert settings("--aim", "banana", *given) == {**paper, **aimed, **wanted}
+    given = ["--lr", "0.1", "--weight-align", "0.3"]
+    assert settings("--aim", "banana", *given) == {**paper, **aimed, "lr": 0.1, "weight_align": 0.3}
     assert "no class 'bananna'" in succeed("defend", "cbpt", *few, "--aim", "bananna", code=1)
 
 
