@@ -2,7 +2,7 @@
 
 RVPT's table 10: repelling is not adversarial training, and does not help against noise that is made for a picture.
 
-Limits: foolbox is an optional dependency (``pip install "clip-decomp[adversarial]"``).
+Limits: foolbox is an optional dependency (``pip install foolbox``).
 
 Example:
     >>> import clip_decomp
@@ -50,7 +50,7 @@ def pgd(
             from foolbox.attacks import LinfPGD
             from foolbox.models.pytorch import PyTorchModel
     except ImportError as error:
-        raise SettingError('Adversarial noise needs foolbox: pip install "clip-decomp[adversarial]".') from error
+        raise SettingError("Adversarial noise needs foolbox: pip install foolbox.") from error
 
     class WithoutWeights(LinfPGD):
         """foolbox would leave gradients in the model's weights."""

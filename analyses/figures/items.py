@@ -130,6 +130,7 @@ class Item:
         trainings: of defenses; attacks that have none that is finished are left out.
         further: trainings that it shows where they are finished, and does without otherwise.
         models: further ones that it needs.
+        note: where settings are not the paper's, what they are.
     """
 
     name: str
@@ -140,3 +141,4 @@ class Item:
     trainings: tuple[Training, ...] = ()
     further: tuple[Training, ...] = ()
     models: tuple[str, ...] = ()
+    note: str = ""

@@ -15,7 +15,8 @@ from .runs import facts, markdown, settings_of
 
 _HEAD = """# Reproduction
 
-Written by `clip-decomp figures --reproduction docs/reproduction.md`: not edited by hand. For every figure and table of
+Written by `clip-decomp figures --reproduction docs/reproduction.md --also FOLDER`, with the folder of a run at another
+scale: not edited by hand. For every figure and table of
 the three papers it says whether the paper's claims appear, by a rule that stands in the report of the run, and puts the
 paper's numbers (percent, as printed) beside ours. {counts}
 
@@ -79,7 +80,7 @@ def _claims(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence
 
 
 def _section(item: Item, folders: Mapping[str, Path]) -> str:
-    lines = [f"\n## {item.name}: {item.title}\n", f"{item.source}.\n"]
+    lines = [f"\n## {item.name}: {item.title}\n", f"{item.source}. {item.note}".rstrip() + "\n"]
     drawn = {scale: folder for scale, folder in folders.items() if settings_of(folder) is not None}
     if not drawn:
         lines.append(f"Not drawn yet: `clip-decomp figures {item.name} --plan` says what it needs.\n")

@@ -143,7 +143,7 @@ def _write_pngs(folder: Path, drawn: Drawn) -> None:
         plotly.io.write_images(figures, files, width=_WIDTH, height=heights, scale=2)
     except (ImportError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        log.warning("No PNG files: they need clip-decomp[figures] and Chrome or Chromium (%s).", reason)
+        log.warning("No PNG files: they need kaleido and Chrome or Chromium (%s).", reason)
 
 
 def section_of(item: Item, folder: Path) -> Section:
@@ -153,7 +153,13 @@ def section_of(item: Item, folder: Path) -> Section:
     said = [Verdict(**each).sentence for each in settings["verdicts"]]
     rules = list(dict.fromkeys(each["rule"] for each in settings["verdicts"]))
     left_out = [f"Left out: {attack}, {why}." for attack, why in settings["left_out"].items()]
-    paragraphs = [shown["text"], *said, *(f"Rule: {rule}." for rule in rules), *left_out]
+    paragraphs = [
+        shown["text"],
+        *([item.note] if item.note else []),
+        *said,
+        *(f"Rule: {rule}." for rule in rules),
+        *left_out,
+    ]
     figures = [
         (caption, plotly.io.from_json((folder / f"figure-{number}.json").read_text()))
         for number, caption in enumerate(shown["figures"], 1)

@@ -115,7 +115,7 @@ def _require_extra() -> None:
 
     for name in ("litserve", "prometheus_client"):
         if find_spec(name) is None:
-            raise SettingError(f"Serving needs {name}, which is not installed: pip install 'clip-decomp[serve]'.")
+            raise SettingError(f"Serving needs {name}, which is not installed: pip install litserve prometheus-client.")
 
 
 def class_texts(

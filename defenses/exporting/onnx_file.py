@@ -23,7 +23,7 @@ def require_onnx() -> None:
     """Refuse to begin without the libraries, with a SettingError that names them."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(name) is None:
-            raise SettingError(f"ONNX needs {name}, which is not installed: pip install 'clip-decomp[onnx]'.")
+            raise SettingError(f"ONNX needs {name}, which is not installed: pip install onnx onnxscript onnxruntime.")
 
 
 def write_onnx(graph: Graph, file: Path, side: int) -> None:
