@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clip_decomp.cli.run import Device, Seed, check_device
+
+if TYPE_CHECKING:
+    from ..figures.runs import Run
 
 _WORLD, _IMAGENET = "world", "imagenet"
 
@@ -33,6 +39,7 @@ def figures(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; runs/figures/SCALE by default.")] = None,
     seed: Seed = 0,
     device: Device = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done, or is to be done, as JSON.")] = False,
 ) -> None:
     """Draw figures and tables of the papers, each into its folder; what is there with the same settings stays."""
     from rich.console import Console
@@ -46,14 +53,13 @@ def figures(
     from ..figures.runs import run
     from ..figures.trainings import train as trained
 
-    items, device, console = chosen(name or ()), check_device(device), Console(soft_wrap=True)
+    items, device = chosen(name or ()), check_device(device)
     if dry_run:
         if scale != _IMAGENET:
             raise SettingError("--dry-run is about --scale imagenet; --plan says what is missing at the others.")
         from ..figures.dry_run import estimate
 
-        for line in estimate(items, data, device):
-            console.print(line, highlight=False, markup=False)
+        _tell("dry_run", estimate(items, data, device), as_json)
         return
     if scale == _IMAGENET and (models is None or data is None):
         raise SettingError("The imagenet scale needs --models and --data; --dry-run says which, and how long it takes.")
@@ -63,19 +69,46 @@ def figures(
     setting = Setting(scale, models, data, images, held_out, seed, device)
     bench = Bench(setting, folder / "measured")
     if plan or train:
-        for line in trained(items, bench, folder / "locks") if train else _plan(items, bench):
-            console.print(line, highlight=False, markup=False)
+        lines = trained(items, bench, folder / "locks") if train else _plan(items, bench)
+        _tell("trained" if train else "plan", lines, as_json)
         return
-    runs = []
+    console, runs = Console(soft_wrap=True, quiet=as_json), []
     for each in run(items, setting, folder):
         runs.append(each)
         left = f"; without {', '.join(each.left_out)}" if each.left_out else ""
         console.print(f"{each.item.name}: {each.state}{left}", highlight=False)
-    console.print(f"{write(ITEMS, runs, folder)}", highlight=False)
+    files = [write(ITEMS, runs, folder)]
     if reproduction is not None:
         folders = {scale: folder} | {each.name: each for each in also or ()}
         reproduction.write_text(written(ITEMS, folders))
-        console.print(f"{reproduction}", highlight=False)
+        files.append(reproduction)
+    console.print("\n".join(map(str, files)), highlight=False)
+    if as_json:
+        _print_json({"scale": scale, "items": [_done(each) for each in runs], "files": list(map(str, files))})
+
+
+def _tell(what: str, lines: Iterable[str], as_json: bool) -> None:
+    """Print lines as they come, or all of them as JSON."""
+    from rich.console import Console
+
+    if as_json:
+        _print_json({what: list(lines)})
+        return
+    console = Console(soft_wrap=True)
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
+def _print_json(found: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+
+
+def _done(each: Run) -> dict[str, Any]:
+    """A figure, whether it is there, and what it decided."""
+    from ..figures.runs import settings_of
+
+    claims = (settings_of(each.folder) or {}).get("verdicts", [])
+    return {"name": each.item.name, "state": each.state, "left_out": each.left_out, "claims": claims}
 
 
 def _plan(items, bench) -> list[str]:

@@ -49,6 +49,18 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("figures")
 
 
+def test_what_was_done_or_is_missing_is_told_as_json(tmp_path, succeed, monkeypatch):
+    monkeypatch.setattr(catalog, "ITEMS", (RATES,))
+    found = json.loads(succeed("figures", "rates", "--images", "26", "--held-out", "40", "--out", tmp_path, "--json"))
+    assert (found["scale"], found["files"]) == ("world", [str(tmp_path / "report.html")])
+    (item,) = found["items"]
+    assert (item["name"], list(item["left_out"])) == ("rates", ["wanet"])
+    assert [claim["appears"] for claim in item["claims"]] == [True]
+    plan = json.loads(succeed("figures", "rates", "--plan", "--json", "--out", tmp_path))["plan"]
+    assert plan[0] == "rates (nobody, figure 1): badnet"
+    assert "rates (nobody, figure 1): badnet" in succeed("figures", "rates", "--plan", "--out", tmp_path)
+
+
 def test_a_figure_is_drawn_once_with_the_same_settings(folder):
     (first,) = run([RATES], SETTING, folder)
     before = {file.name: file.read_bytes() for file in first.folder.iterdir()}
