@@ -9,6 +9,7 @@ Example:
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from ..data.photographs import ClassWords, PhotographPairs, wordnet_words
 from ..data.world.scenes import CLASSES
 from ..data.world.stream import WorldPairs
 from ..errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 def pair_stream(
@@ -66,7 +69,12 @@ def pair_stream(
     if sets:
         images, labels, words = _pooled(place, image_size, [part] if part else sets)
     else:
-        data = open_data(spec, image_size, split_seed).to_learn_from(measured is None or same_data(spec, measured))
+        same = measured is None or same_data(spec, measured)
+        data = open_data(spec, image_size, split_seed).to_learn_from(same)
+        if same:
+            logger.warning(
+                "%s has no training part: the %d pictures that it holds out are trained on.", spec, len(data)
+            )
         images, labels = data.load()
         words = [ClassWords((name,), "") for name in data.class_names]
     stream = PhotographPairs(images, labels, words, seed=seed, smallest_crop=smallest_crop)
