@@ -33,7 +33,7 @@ from defenses import CBPT, RVPT, CleanCLIP, FineTune, LinearProbe
 from defenses.adv_pt import AdvPT
 from defenses.few_shot import in_order, training_pictures
 from defenses.fine_tune import CLEAN_STREAM_SEED
-from defenses.inversion import Inversion
+from defenses.inversion import BUDGETS, Inversion
 from defenses.tuning import timed
 
 #: What can be fitted, by name.
@@ -80,7 +80,10 @@ class Fit:
     @property
     def file(self) -> str:
         """What its numbers are kept in: another name for every other fit."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        told = asdict(self)
+        if self.settings.get("inversion_norm") == "linf":  # its usual budget was another one before
+            told["settings"] = {"inversion_budget": BUDGETS["linf"], **self.settings}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
         return f"{self.model.replace('/', '-')}-{self.defense}-{digest[:16]}.json"
 
     @property

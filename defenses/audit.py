@@ -168,7 +168,7 @@ class Audit(WithSettings):
         noise, kept = torch.zeros(len(class_names), 3, *pixels.shape[-2:]), None
         if self.checkpoint is not None:  # what is resumed must be this very scan
             data = {"classes": list(class_names), "pictures": digest(pixels), "texts": digest(vectors)}
-            kept = _Kept(self.checkpoint, {**self.settings(), "base": fingerprint(model), **data})
+            kept = _Kept(self.checkpoint, {**self.settings(), "base": fingerprint(model), **data, "kept": "by class"})
         history = kept.read(noise) if kept else []
         given = self._given(model, pixels, vectors)[order]
         bar = tqdm(initial=len(history), total=len(class_names), desc="audit", disable=not self.progress)
@@ -191,7 +191,7 @@ class Audit(WithSettings):
         left = tuple(name for name, each in zip(class_names, history, strict=True) if not each["scanned"])
         if len(class_names) - len(left) < LEAST_CLASSES:
             raise DataError(
-                f"Nearly all pictures are taken for one class, so there is little to compare: {list(left)}."
+                f"Too few classes are left to compare: pictures are taken for {', '.join(left)} as they are."
             )
         return Scan(tuple(class_names), costs, shares, noise, (made, len(others)), self.highest, left)
 

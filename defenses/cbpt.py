@@ -199,11 +199,13 @@ class CBPT(TunedTokens, TextSideDefense):
         if card.get("image_tower_sha256", fingerprint(model)) != fingerprint(model):
             raise ModelError(f"The contexts in {folder} were tuned for another image tower than {model.name}'s.")
         settings = dict(card.get("settings", {}))
+        inner, warmup = settings.pop("inversion", {}), settings.pop("warmup", 0)
         if settings.get("aim") is None:
-            settings["inversion"] = Inversion(**settings.get("inversion", {}))
-        else:
-            settings.pop("inversion", None)  # of those saved before, which did not use it either
-        loaded = cls(**settings)
+            if inner.get("norm") == "linf":  # earlier versions wrote larger ones, which are no bound either
+                inner["budget"] = min(inner["budget"], 1.0)
+            settings["inversion"] = Inversion(**inner)
+        loaded = cls(**settings, warmup=0)
+        loaded.warmup = warmup  # whatever it was, it is over
         loaded._prompted(model, prompts)
         return loaded
 

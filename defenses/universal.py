@@ -127,15 +127,15 @@ class Universal:
             progress: the name of a bar of steps that is shown; none by default.
         """
         bar = tqdm(desc=progress, unit="step", disable=progress is None)
-        walk, size, shares = _Descent(self, model, pixels, vectors, label, bar), self.lowest, []
-        while True:
+        walk, size = _Descent(self, model, pixels, vectors, label, bar), self.lowest
+        shares, reached = [], False
+        while not reached and size < self.highest:
             shares.append(walk.look())
             reached = len(shares) >= 3 and sum(shares[-3:]) / 3 >= self.goal
-            if reached or size >= self.highest:
-                break
-            size = min(size * self.growth, self.highest)
-            walk.move(size)
-        found = [Noise(walk.noise, size, reached)]
+            if not reached:
+                size = min(size * self.growth, self.highest)
+                walk.move(size)
+        found = [Noise(walk.noise, size if reached else self.highest, reached)]
         for factor in beyond:
             for _ in range(BEYOND_STEPS):
                 walk.look()

@@ -119,5 +119,8 @@ def test_what_a_model_is_compared_with_has_the_same_architecture_or_its_own(tmp_
         assert each.clip.visual.proj.shape == other.clip.visual.proj.shape
         assert not torch.equal(each.clip.visual.proj, other.clip.visual.proj)
     assert opened[1][1].name == "world/clean"
+    line = ["--model", str(tmp_path / "0.safetensors"), *more, "--clean", "world/clean"]  # which says them itself
+    assert not CliRunner().invoke(app, line, catch_exceptions=False).exit_code
+    assert opened[2][1].name == "world/clean"
     refused = CliRunner().invoke(app, ["--model", "world/badnet", "--clean", "tiny-for-tests"])
     assert "has random weights" in str(refused.exception)

@@ -107,7 +107,7 @@ def _done(each: Run) -> dict[str, Any]:
     """A figure, whether it is there, and what it decided."""
     from ..figures.runs import settings_of
 
-    claims = (settings_of(each.folder) or {}).get("verdicts", [])
+    claims = (settings_of(each.folder) or {}).get("verdicts", []) if each.state != "left out" else []
     return {"name": each.item.name, "state": each.state, "left_out": each.left_out, "claims": claims}
 
 

@@ -121,9 +121,7 @@ def _implant(
     assert trigger is not None
     assert goal is not None
     side, seed = clean.visual.image_size, settings.seed
-    stream, names = pair_stream(
-        spec, side, seed + 11, smallest_crop=0.7, target=goal, measured=subject.spec, split_seed=seed
-    )
+    stream, names = pair_stream(spec, side, seed + 11, smallest_crop=0.7, target=goal, measured=subject.spec)
     backdoored = implant(clean, stream, names, trigger, goal, settings, test.name, folder / "training", workers=workers)
     if not launched(clean.device).main:
         return

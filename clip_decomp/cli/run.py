@@ -132,12 +132,13 @@ def check_device(device: str) -> str:
 
     from ..errors import SettingError
 
+    if device == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise SettingError(f"There is no device {device!r} here ({str(error).splitlines()[0]}); try cpu.") from error
-    several = device == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return f"cuda:{os.environ['LOCAL_RANK']}" if several else device
+    return device
 
 
 class Clock:

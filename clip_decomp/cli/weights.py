@@ -74,7 +74,7 @@ def open_model(model: str, device: str) -> HookedCLIP:
 
 
 def open_beside(model: str, other: str, device: str) -> HookedCLIP:
-    """Load what a model is compared with, told the same of its weights.
+    """Load what a model is compared with, told the same of its weights, unless it says them itself.
 
     Args:
         other: where ``--pretrained`` was given, other weights of the same open_clip name; else a model.
@@ -82,7 +82,7 @@ def open_beside(model: str, other: str, device: str) -> HookedCLIP:
     Raises:
         SettingError: an open_clip name alone, whose weights are random.
     """
-    from ..errors import SettingError
+    from ..errors import ModelError, SettingError
     from ..models.loading import load
 
     told = said()
@@ -94,7 +94,12 @@ def open_beside(model: str, other: str, device: str) -> HookedCLIP:
         raise SettingError(
             f"{other} has random weights: name it by --model, its weights by --pretrained, and others here."
         )
-    return load(other, **asdict(told), device=check_device(device))
+    try:
+        return load(other, **asdict(told), device=check_device(device))
+    except ModelError:
+        if told == Weights():
+            raise
+        return load(other, device=check_device(device))  # says itself what the other one has to be told
 
 
 def offer(app: typer.Typer) -> None:

@@ -13,11 +13,16 @@ __all__ = ["DataSet", "ImageSet", "open_data", "same_data"]
 def same_data(one: str, other: str) -> bool:
     """Whether two descriptions name the same world, file or folder, however they spell it and whichever set they mean.
 
+    What lies within the other's folder counts as the same.
+
     Example:
-        >>> same_data("pets=a/b", "./a/b/"), same_data("world", "world:outlines"), same_data("a", "b")
-        (True, True, False)
+        >>> same_data("pets=a/b", "./a/b/"), same_data("world", "world:outlines")
+        (True, True)
+        >>> same_data("a", "a/b"), same_data("a", "b")
+        (True, False)
     """
-    return _place(one) == _place(other)
+    places = _place(one), _place(other)
+    return any(each == rest or each in rest.parents for each, rest in (places, places[::-1]))
 
 
 def _place(spec: str) -> Path:
@@ -35,7 +40,8 @@ def open_data(spec: str, image_size: int, seed: int = 0, test: int | None = None
             parquet file, a folder of ``SET-train.parquet`` and ``SET-val.parquet`` (``FOLDER:b`` for another set), or
             ``NAME=FOLDER`` for one of the papers' test sets, see :mod:`clip_decomp.data.benchmarks`.
         image_size: pictures are resized and cropped to this.
-        seed: of the world's pictures, or of the split where the data has none (20 % are held out).
+        seed: of the world's pictures. Of other data without a held-out part the same 20 % are held out each time, so
+            that what one command learns from no other measures on.
         test: at most this many test pictures.
         train: how many training pictures of the world to draw; other data have their own.
 
@@ -57,7 +63,7 @@ def open_data(spec: str, image_size: int, seed: int = 0, test: int | None = None
     if equals and not Path(spec).exists():
         from .benchmarks import open_benchmark
 
-        held_out, rest = open_benchmark(name, Path(folder), image_size).split(0.2, seed)
+        held_out, rest = open_benchmark(name, Path(folder), image_size).split(0.2)
         return DataSet(rest.first(test), held_out)
     path, _, part = spec.partition(":") if not Path(spec).exists() else (spec, "", "")
     place = Path(path)
@@ -69,6 +75,6 @@ def open_data(spec: str, image_size: int, seed: int = 0, test: int | None = None
         if part:
             raise DataError(f"{path} has no sets, so none called {part!r}: that takes files named SET-val.parquet.")
         whole = open_folder(place, image_size) if place.is_dir() else open_parquet(place, image_size)
-        held_out, rest = whole.split(0.2, seed)
+        held_out, rest = whole.split(0.2)
         data = DataSet(rest, held_out)
     return DataSet(data.test.first(test), data.held_out, data.train)

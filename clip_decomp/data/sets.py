@@ -192,6 +192,6 @@ class DataSet:
         """The training pictures; where there are none, what is held out, or everything if nothing is measured on it."""
         if self.train is not None:
             return self.train
-        if measured:
+        if measured or self.held_out.source is not self.test.source:
             return self.held_out
         return replace(self.test, indices=torch.cat([self.held_out.places, self.test.places]).sort().values)

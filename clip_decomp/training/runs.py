@@ -61,7 +61,7 @@ def train_model(
         options: dict[str, Any] = {"mean": mean, "std": std}
     else:
         architecture, settings = Architecture(vocab_size=1500), PHOTOGRAPHS
-        stream, _ = pair_stream(pairs or spec, architecture.image_size, seed, measured=spec, split_seed=seed)
+        stream, _ = pair_stream(pairs or spec, architecture.image_size, seed, measured=spec)
         options = {}
         name = Path(pairs or spec).name.split(":")[0]
     dropout = settings.patch_dropout if patch_dropout is None else patch_dropout
@@ -71,9 +71,12 @@ def train_model(
     data = open_data(spec, architecture.image_size, seed)
     watched = DataSet(data.test, data.held_out.first(520))
 
+    trained_on = pairs is None and isinstance(stream, PhotographPairs) and data.train is None
+
     def watch(model: HookedCLIP) -> dict[str, float]:
-        # Held-out pictures steer; the test pictures are looked at once, at the end.
-        return {"held_out": evaluate(model, watched.held_out).clean_accuracy.value}
+        # Held-out pictures steer, if there are any beside those; the test pictures are looked at once, at the end.
+        accuracy = evaluate(model, watched.held_out).clean_accuracy.value
+        return {"trained_on" if trained_on else "held_out": accuracy}
 
     model = train_from_scratch(
         stream,

@@ -36,7 +36,6 @@ def pair_stream(
     image_column: str | None = None,
     caption_column: str | None = None,
     measured: str | None = None,
-    split_seed: int = 0,
 ) -> tuple[PairStream, tuple[str, ...]]:
     """Training pairs and the names that the first column of their facts counts through.
 
@@ -51,7 +50,6 @@ def pair_stream(
         image_column, caption_column: of captioned files; well-known names by default.
         measured: the data that results are measured on, ``spec`` itself by default: of data without a training part
             the pairs are then only what :func:`~clip_decomp.data.open_data` holds out of them.
-        split_seed: with which they are held out.
 
     Raises:
         DataError: there is nothing to train on.
@@ -69,9 +67,9 @@ def pair_stream(
     if sets:
         images, labels, words = _pooled(place, image_size, [part] if part else sets)
     else:
-        same = measured is None or same_data(spec, measured)
-        data = open_data(spec, image_size, split_seed).to_learn_from(same)
-        if same:
+        same, opened = measured is None or same_data(spec, measured), open_data(spec, image_size)
+        data = opened.to_learn_from(same)
+        if same and opened.train is None:
             logger.warning(
                 "%s has no training part: the %d pictures that it holds out are trained on.", spec, len(data)
             )

@@ -70,6 +70,8 @@ def audit(
         made = Audit(seed=seed, checkpoint=None if out is None else out / folder, progress=not as_json)
         return made.scan(each, data.pixels, names, templates)
 
+    for name in clean or ():
+        open_beside(model, name, device)  # complains before anything is scanned
     found = scan(hooked, "scan")
     calibrated = {
         name: scan(open_beside(model, name, device), f"clean-{k}").score for k, name in enumerate(clean or ())

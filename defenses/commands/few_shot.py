@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 TuneOn = Annotated[
     str | None,
     typer.Option(
-        help="Data to tune on: its training part, or all where it has none. The test data's training part, or what it "
-        "holds out, by default."
+        help="Data to tune on: its training part; where it has none all of it, or what it holds out if it is measured "
+        "on, too. The test data by default."
     ),
 ]
 Shots = Annotated[int, typer.Option(help="Training pictures a class.")]

@@ -57,7 +57,7 @@ def command(kind: str) -> Callable[..., None]:
         )
         subject = attacked(model, data, attack, target, images, seed, device)
         where, side = pairs or subject.spec, subject.model.visual.image_size
-        stream, _ = pair_stream(where, side, CLEAN_STREAM_SEED + seed, measured=subject.spec, split_seed=seed)
+        stream, _ = pair_stream(where, side, CLEAN_STREAM_SEED + seed, measured=subject.spec)
 
         def fit() -> Fitted:
             seconds = timed(defense, lambda: defense.fit(subject.model, stream))

@@ -208,6 +208,11 @@ def test_a_class_that_all_pictures_are_taken_for_is_told_apart_from_one_that_is_
     names = tuple(NAMES[each] for each in rest)
     fewer = Scan(names, found.costs[rest], found.shares[rest], found.triggers[rest], found.pictures, found.highest)
     assert torch.equal(fewer.scores, found.scores[rest])
+    log = tmp_path / "checkpoint.json"
+    log.write_text(log.read_text().replace('"kept": "by class"', '"other": 1'))  # as an earlier version kept it
+    with pytest.raises(SettingError, match="another run"):
+        Audit(**FAST, checkpoint=tmp_path).scan(planted, pixels, NAMES)
+    log.write_text(log.read_text().replace('"other": 1', '"kept": "by class"'))
     (tmp_path / "class-1.safetensors").unlink()
     with pytest.raises(SettingError, match=r"class-1\.safetensors is missing"):
         Audit(**FAST, checkpoint=tmp_path).scan(planted, pixels, NAMES)

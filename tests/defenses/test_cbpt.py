@@ -1,5 +1,7 @@
 """Trigger inversion and CBPT on tiny models: the losses written out, and what tuning does."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -166,6 +168,10 @@ def test_saved_contexts_and_interrupted_runs(model, pictures, labels, tmp_path):
         tiny(checkpoint=tmp_path / "run", inversion=Inversion(steps=3)).fit(model, pictures, labels, NAMES)
     with pytest.raises(SettingError, match=r"another run.*pictures"):
         tiny(checkpoint=tmp_path / "run").fit(model, pictures + 0.1, labels, NAMES)
+    card = next(tmp_path.glob("prompts/*.json"))
+    older = {"epochs": 3, "warmup": 3, "inversion": {"norm": "linf", "budget": 2.0}}  # what nobody may ask for any more
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"settings": older}))
+    assert (CBPT.load(tmp_path / "prompts", model).warmup, CBPT.load(tmp_path / "prompts", model).epochs) == (3, 3)
     with pytest.raises(ModelError, match="holds no prompts"):
         CBPT.load(tmp_path / "run", model)
     with torch.no_grad():

@@ -110,7 +110,7 @@ def test_rvpt_aimed_at_a_suspect_is_saved_and_read_as_one(succeed, tmp_path, qui
 
 
 def test_where_no_attack_is_known_universal_noise_stands_in_for_it(succeed, tmp_path, quick):
-    few = ["--images", "52", "--shots", "1", "--epochs", "1"]
+    few = ["--images", "52", "--shots", "1", "--epochs", "1", "--warmup", "0"]
     clean = ["defend", "cbpt", "--model", "world/clean", *few, "--out", str(tmp_path)]
     told = succeed(*clean, "--aim", "spider", "--force")
     found = json.loads((tmp_path / "results.json").read_text())
