@@ -84,12 +84,14 @@ def audit(
         after = (data.pixels + found.triggers[label]).clamp(0, 1)
         parts = carriers(hooked, data.pixels, after, vectors[label] - vectors.mean(0))
     results = _results(hooked, data, found, suspicious, limit, seed, clock())
+    told = bound(limit, len(calibrated), threshold is not None)
     results.settings |= {"templates": list(templates), "clean_models": calibrated, "unscanned": list(found.unscanned)}
+    results.settings["threshold_told"] = told
     cure = [("to take it out", remedy(hooked, model, suspicious[0]))] if suspicious else []
     results.settings |= {"remedy": cure[0][1]} if cure else {}
     if out is not None:
         _report(out / "report.html", hooked, data, found, suspicious, limit, results, parts)
-    rows = [("verdict", verdict(suspicious)), ("threshold", bound(limit, len(calibrated), threshold is not None))]
+    rows = [("verdict", verdict(suspicious)), ("threshold", told)]
     for each in found.ranking[:3].tolist():
         rows.append((names[each], _told(found, each)))
     rows += [(f"carried by {part.name}", f"{part.share:.0%} of the change") for part in parts[:5]]
@@ -216,7 +218,8 @@ def _report(
         Section(
             "Costs",
             "One noise for all pictures was grown for each class until it took nine in ten of them. A class's score is "
-            f"the lower quartile of the others' costs over its own; it is suspicious beyond {limit:.2f}.",
+            "the lower quartile of the others' costs over its own; it is suspicious beyond "
+            f"{results.settings['threshold_told']}.",
             [("Each dot is a class; one that is left of the dotted line looks like a shortcut.", figure)],
             [("The cheapest classes" if len(shown) < scanned else "All classes that were scanned", table)],
         ),
@@ -253,10 +256,13 @@ def _report(
 
 def _pictured(data: Unlabelled, found: Scan, label: int) -> Section:
     """Pictures, the same with the noise of a class, and the noise itself."""
+    import torch
+
     from clip_decomp import plots
     from clip_decomp.report import Picture, Section
 
-    noise, shown = found.triggers[label], data.pixels[:_SHOWN]
+    spread = torch.linspace(0, len(data.pixels) - 1, _SHOWN).long()  # a folder's first are all of one class
+    noise, shown = found.triggers[label], data.pixels[spread]
     amplified = (0.5 + 0.4 * noise / noise.abs().max().clamp(min=1e-9))[None]
     rows = [(255 * each.clamp(0, 1)).round().byte().numpy() for each in (shown, shown + noise, amplified)]
     name = found.class_names[label]

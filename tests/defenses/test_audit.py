@@ -233,6 +233,7 @@ def test_an_audit_from_the_command_line(folder, tmp_path, succeed):
     page = (out / "report.html").read_text()
     assert "What carries it" in page
     assert "not proof" in page
+    assert "suspicious beyond 0.01." in page
     assert "Not scanned: banana: nearly all pictures are taken for it as they are" in page
     suspect = found["settings"]["suspicious"][0]
     assert f"clip-decomp defend rvpt --model world/badnet --aim {suspect} --data LABELLED_PICTURES --out runs" in page
