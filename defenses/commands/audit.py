@@ -235,8 +235,9 @@ def _report(
             f"over {len(data.pixels)} pictures. Shares add up to 100 % over all components; some are negative."
         )
         sections.append(Section("What carries it", text, tables=[("The ten largest changes", largest)]))
+    said_first = verdict(suspicious)
     lead = (
-        f"{verdict(suspicious).capitalize()}. The cheapest class is {names[first]!r}: {_told(found, first)}."
+        f"{said_first[:1].upper()}{said_first[1:]}. The cheapest class is {names[first]!r}: {_told(found, first)}."
         "\n\nThis is evidence, not proof. A class may be cheap to reach without a backdoor, and a backdoor may need "
         "a trigger that no small noise imitates, or aim at a class that was not asked about."
     )
