@@ -6,6 +6,7 @@ kept on disk one by one. Sweeps are made once; models are kept one at a time: fi
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -96,10 +97,20 @@ class Setting:
     def missing(self, attack: str) -> str | None:
         """How to get a model that is not there; None if it is."""
         name = self.model(attack)
-        if self.models is not None:
-            word = attack.rpartition("/")[2]
-            return None if Path(name).exists() else f"clip-decomp attack {word} --out MODELS/{attack} ..."
-        return None if shelf.available(name) else f"clip-decomp zoo build {name}"
+        if self.models is None:
+            return None if shelf.available(name) else f"clip-decomp zoo build {name}"
+        return None if Path(name).exists() else self._made_by(attack)
+
+    def _made_by(self, attack: str) -> str:
+        """The command for a model of another scale than the world, on the tower and at the target of its family."""
+        family, _, word = attack.rpartition("/")
+        data, out = self.data or "DATA", shlex.quote(self.model(attack))
+        if word == "clean":
+            other = f"--like {_ZOO[family]}/clean --texts-of {shlex.quote(self.model('clean'))} " if family else ""
+            return f"clip-decomp train --data {shlex.quote(data)} {other}--out {out}"
+        base = shlex.quote(self.model("clean" if family in self.sets or not family else f"{family}/clean"))
+        aimed = shlex.quote(self.sets.get(family) or self.sets["ImageNet"] or data)
+        return f"clip-decomp attack {word} --model {base} --data {aimed} --pairs {shlex.quote(data)} --out {out}"
 
 
 class Attacked:

@@ -124,6 +124,16 @@ def train(
     patch_dropout: Annotated[
         float | None, typer.Option(help="Share of patches left out in training; the recipe's by default.")
     ] = None,
+    like: Annotated[
+        str,
+        typer.Option(
+            help="The zoo's clean model to be like: world/clean, world-p16/clean, world-resnet/clean, or "
+            "world-labels/clean, which learns from class names alone."
+        ),
+    ] = "world/clean",
+    texts_of: Annotated[
+        str | None, typer.Option(help="A trained model whose text tower is taken; only an image tower is trained.")
+    ] = None,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -137,7 +147,7 @@ def train(
     clock = Clock()
     spec = data or what or "world"
     folder = out or Path("runs") / f"{scale_of(Path(spec).name)}-clean"
-    found = train_model(spec, folder, seed, steps, check_device(device), pairs, patch_dropout, workers)
+    found = train_model(spec, folder, seed, steps, check_device(device), pairs, patch_dropout, workers, like, texts_of)
     if found is None:
         return
     model, metrics, counts = found

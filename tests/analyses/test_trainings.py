@@ -116,6 +116,26 @@ def test_sets_and_models_of_other_scales(tmp_path):
     assert replace(VPT, tuned_on="ImageNet-A").fit(own, "x") is None
 
 
+def test_how_to_get_models_of_other_scales(tmp_path):
+    own = replace(SETTING, scale="photographs", models=tmp_path, data=str(tmp_path))
+    for part in "abc":
+        (tmp_path / f"{part}-val.parquet").touch()
+    clean, train = f"{tmp_path}/clean", f"clip-decomp train --data {tmp_path}"
+    assert own.missing("clean") == f"{train} --out {clean}"
+    labels = f"{train} --like world-labels/clean --texts-of {clean} --out {tmp_path}/labels/clean"
+    assert own.missing("labels/clean") == labels
+    for attack, base, part in (
+        ("sig", "clean", "a"),
+        ("resnet/sig", "resnet/clean", "a"),
+        ("Oxford Pets/sig", "clean", "c"),
+    ):
+        place = f"'{tmp_path}/{attack}'" if " " in attack else f"{tmp_path}/{attack}"
+        data = f"--data {tmp_path}:{part} --pairs {tmp_path}"
+        assert own.missing(attack) == f"clip-decomp attack sig --model {tmp_path}/{base} {data} --out {place}"
+    (tmp_path / "clean").mkdir()
+    assert own.missing("clean") is None
+
+
 @pytest.mark.parametrize(("device", "minutes"), [("cpu", 100.0), ("NVIDIA H200", 0.53 / 60)])
 def test_time_is_expected_from_what_the_same_device_took(trained, tmp_path, device, minutes):
     folder, _, _ = trained
