@@ -30,7 +30,6 @@ Example:
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,7 +53,7 @@ from clip_decomp.zeroshot import class_vectors
 from .defended import ImageSideDefense
 from .few_shot import FewShots, check_shots
 from .prefix import Prefix, class_tokens
-from .tuning import TunedTokens, frozen
+from .tuning import TunedTokens, frozen, round_folders
 from .universal import ORDERS, beside, towards
 
 #: What was found for a class that an audit suspects, not in the paper (docs/measurements.md).
@@ -194,7 +193,8 @@ class RVPT(TunedTokens, ImageSideDefense):
         vectors = class_vectors(model, chosen.class_names, chosen.templates).to(model.device)
         noises: list[Tensor] = []
         largest, spent = None, 0.0
-        for number, folder in enumerate(self._folders()):
+        main = launched(model.device).main
+        for number, folder in enumerate(round_folders(self.checkpoint, self.rounds, main)):
             seen, prompts = chosen, self.prepare(model) if number else prompts
             if self.aim is not None:
                 against, seed = self.prompted_ if number else model, self.seed + number * self.orders
@@ -268,16 +268,6 @@ class RVPT(TunedTokens, ImageSideDefense):
         logits = self.model_.logit_scale.detach() * F.normalize(features.float(), dim=-1) @ vectors.T
         cosines = F.cosine_similarity(tokens.float(), targets.float(), dim=-1).mean(1)
         return Losses(F.cross_entropy(logits, labels, reduction="sum"), cosines.clamp(min=self.margin).sum())
-
-    def _folders(self) -> list[Path | None]:
-        """Where each round's checkpoint is. What later rounds left goes where the first one has to begin anew."""
-        if self.checkpoint is None:
-            return [None] * self.rounds
-        later = [self.checkpoint / f"round-{number}" for number in range(2, self.rounds + 1)]
-        if not (self.checkpoint / "checkpoint.json").exists() and launched(self.model_.device).main:
-            for folder in self.checkpoint.glob("round-*"):
-                shutil.rmtree(folder)
-        return [self.checkpoint, *later]
 
     def _tune(self, chosen: FewShots, vectors: Tensor, augment: Augment | None, folder: Path | None) -> None:
         tower, device, pixels, labels = self.model_.visual, self.model_.device, chosen.images, chosen.labels

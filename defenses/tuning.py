@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,17 @@ class WithSettings:
         apart = ("cache", "checkpoint", "progress")
         own = {key: each for key, each in vars(self).items() if not key.endswith("_") and key not in apart}
         return {key: asdict(each) if is_dataclass(each) else each for key, each in own.items()}
+
+
+def round_folders(checkpoint: Path | None, rounds: int, main: bool) -> list[Path | None]:
+    """Where each round's checkpoint is; the ``main`` process removes later ones where the first has to begin anew."""
+    if checkpoint is None:
+        return [None] * rounds
+    later = [checkpoint / f"round-{number}" for number in range(2, rounds + 1)]
+    if main and not (checkpoint / "checkpoint.json").exists():
+        for folder in checkpoint.glob("round-*"):
+            shutil.rmtree(folder)
+    return [checkpoint, *later]
 
 
 @contextmanager
