@@ -57,7 +57,7 @@ from .tuning import TunedTokens, frozen, round_folders
 from .universal import ORDERS, beside, towards
 
 #: What was found for a class that an audit suspects, not in the paper (docs/measurements.md).
-_AIMED: dict[str, Any] = {"alpha": -30.0, "epochs": 6, "lr": 0.001, "orders": 9}
+_AIMED: dict[str, Any] = {"alpha": -30.0, "epochs": 6, "lr": 0.001}
 
 #: Changes normalized pictures of a batch, given a generator, each time they are seen.
 Augment = Callable[[Float[Tensor, "batch 3 row column"], torch.Generator], Float[Tensor, "batch 3 row column"]]
@@ -96,7 +96,6 @@ class RVPT(TunedTokens, ImageSideDefense):
             tokens being the clean picture's. Not in the paper.
         rounds: with ``aim``, how often prompts are tuned anew: from the second time on each picture is also tuned on
             under noise that was made against the prompts of the time before and is no larger than the first.
-        orders: with ``aim``, random orders of the pictures that noise is made from, three norms each.
         bf16: compute in bfloat16 where autocast allows it.
         cache: a file for the frozen streams; None keeps them in memory.
         checkpoint: a folder that is written after every epoch; a run that is found there goes on.
@@ -125,7 +124,6 @@ class RVPT(TunedTokens, ImageSideDefense):
         momentum: float = 0.9,
         aim: str | None = None,
         rounds: int = 1,
-        orders: int = ORDERS,
         bf16: bool = True,
         seed: int = 0,
         cache: Path | None = None,
@@ -136,8 +134,6 @@ class RVPT(TunedTokens, ImageSideDefense):
             raise SettingError(f"RVPT needs alpha >= 0 and a margin in -1..1, not {alpha} and {margin}.")
         if rounds < 1 or (rounds > 1 and aim is None):
             raise SettingError(f"RVPT is tuned in one round, or with an aim in one or more, not in {rounds}.")
-        if orders < 1:
-            raise SettingError(f"RVPT needs one order or more to make noise from, not {orders}.")
         if length < 1:
             raise SettingError(f"RVPT needs one prompt a block or more, not {length}.")
         check_shots(shots)
@@ -145,7 +141,7 @@ class RVPT(TunedTokens, ImageSideDefense):
             raise SettingError(f"Prompted blocks are counted from output or input, not {count_from!r}.")
         self.alpha, self.length, self.depth, self.count_from, self.margin = alpha, length, depth, count_from, margin
         self.shots, self.epochs, self.batch_size, self.lr, self.momentum = shots, epochs, batch_size, lr, momentum
-        self.aim, self.rounds, self.orders, self.bf16, self.seed = aim, rounds, orders, bf16, seed
+        self.aim, self.rounds, self.bf16, self.seed = aim, rounds, bf16, seed
         self.cache, self.checkpoint, self.progress = cache, checkpoint, progress
         self.tuning()  # complains about settings out of its range
 
@@ -197,9 +193,8 @@ class RVPT(TunedTokens, ImageSideDefense):
         for number, folder in enumerate(round_folders(self.checkpoint, self.rounds, main)):
             seen, prompts = chosen, self.prepare(model) if number else prompts
             if self.aim is not None:
-                against, seed = self.prompted_ if number else model, self.seed + number * self.orders
-                shared = self.bf16, folder, largest, self.progress, self.orders
-                noises.append(towards(against, chosen, self.aim, seed, *shared))
+                against, seed = self.prompted_ if number else model, self.seed + number * ORDERS
+                noises.append(towards(against, chosen, self.aim, seed, self.bf16, folder, largest, self.progress))
                 largest = noises[0].square().mean((1, 2, 3)).max().sqrt().item()
                 seen = beside(model, chosen, noises)
             self._tune(seen, vectors, augment, folder)

@@ -193,7 +193,6 @@ def towards(
     folder: Path | None = None,
     largest: float | None = None,
     progress: bool = False,
-    orders: int = ORDERS,
 ) -> Float[Tensor, "noise 3 row column"]:
     """Universal noises that take chosen pictures of other classes to the suspect, for a defense to learn from.
 
@@ -201,7 +200,6 @@ def towards(
         folder: where they are kept for a run that goes on.
         largest: norm that noise may have against a model that is defended already, whether that suffices or not; it
             descends some more at its norm then, instead of beyond it.
-        orders: random orders of the pictures, each of which makes noise of its own.
 
     Raises:
         DataError: no class of that name.
@@ -213,7 +211,7 @@ def towards(
         settings, beyond = replace(settings, lowest=largest / 2, highest=largest), (1.0,)
     file, run = None if folder is None else folder / "universal.safetensors", ""
     if file is not None:  # nobody hashes a model for nothing
-        what = {**asdict(settings), "beyond": beyond, "orders": orders, "suspect": suspect, "base": fingerprint(model)}
+        what = {**asdict(settings), "beyond": beyond, "suspect": suspect, "base": fingerprint(model)}
         run = json.dumps({**what, **chosen.identity(model)})
         known = load_labelled(file, run, str(model.device))
         if known is not None:
@@ -224,7 +222,7 @@ def towards(
     with frozen(model.clip):
         found = [
             each
-            for order in range(orders)
+            for order in range(ORDERS)
             for each in replace(settings, seed=seed + order).noises(model, pixels, vectors, label, beyond, shown)
         ]
     if largest is None and not any(each.reached for each in found):

@@ -68,9 +68,6 @@ def rvpt(
         int,
         typer.Option(help="With --aim, how often prompts are tuned, the later times also against noise of their own."),
     ] = 1,
-    orders: Annotated[
-        int | None, typer.Option(help="With --aim, random orders of the pictures to make noise from; 9 by default.")
-    ] = None,
     template: Template = None,
     without_target: Without = False,
     out: Out = None,
@@ -85,7 +82,7 @@ def rvpt(
     clock = Clock()
     settings: dict[str, Any] = {"margin": margin, "shots": shots, "length": length, "depth": depth, "seed": seed}
     settings |= {"count_from": count_from, "batch_size": batch_size, "rounds": rounds}
-    settings |= {"checkpoint": checkpoint(out)} | _given(alpha=alpha, epochs=epochs, lr=lr, orders=orders)
+    settings |= {"checkpoint": checkpoint(out)} | _given(alpha=alpha, epochs=epochs, lr=lr)
     defense = RVPT(**settings) if aim is None else RVPT.aimed(aim, **settings)
     subject = attacked(model, data, attack, target, images, seed, device, aim, template)
     _tuned("rvpt", defense, subject, tune_on, template, without_target, seed, out, force, as_json, clock)

@@ -137,9 +137,8 @@ def test_later_rounds_learn_from_noise_against_the_prompts_of_the_round_before(p
     made, tuned, inner = [], [], RVPT._tune
     two, images, labels = planted.normalize(pixels[:2]), planted.normalize(pixels[:20]), torch.arange(20) % 5
 
-    def making(model, chosen, suspect, seed, bf16, folder, largest, progress, orders):
+    def making(model, chosen, suspect, seed, bf16, folder, largest, progress):
         made.append((model.encode_image(two), seed, folder, largest))
-        assert orders == 2
         return torch.full((2, 3, 32, 32), 0.01 * len(made))
 
     def listening(self, chosen, *rest):
@@ -149,11 +148,11 @@ def test_later_rounds_learn_from_noise_against_the_prompts_of_the_round_before(p
     monkeypatch.setattr(rvpt_module, "towards", making)
     monkeypatch.setattr(RVPT, "_tune", listening)
     given = {"length": 2, "shots": 4, "epochs": 1, "bf16": False, "progress": False, "seed": 7}
-    aimed = RVPT.aimed("fig", **given, rounds=3, orders=2, checkpoint=tmp_path).fit(planted, images, labels, NAMES)
+    aimed = RVPT.aimed("fig", **given, rounds=3, checkpoint=tmp_path).fit(planted, images, labels, NAMES)
     assert [each[1:3] for each in made] == [
         (7, tmp_path),
-        (7 + 2, tmp_path / "round-2"),
-        (7 + 4, tmp_path / "round-3"),
+        (7 + ORDERS, tmp_path / "round-2"),
+        (7 + 2 * ORDERS, tmp_path / "round-3"),
     ]
     assert made[0][3] is None
     assert [each[3] for each in made[1:]] == pytest.approx([0.01, 0.01])
@@ -227,5 +226,3 @@ def test_aimed_defenses_that_cannot_be(model, pixels):
         RVPT(rounds=2)
     with pytest.raises(SettingError, match="one round"):
         RVPT.aimed("fig", rounds=0)
-    with pytest.raises(SettingError, match="one order or more"):
-        RVPT.aimed("fig", orders=0)
