@@ -106,7 +106,7 @@ def test_attacks_that_did_not_take_or_are_missing_are_left_out(tmp_path, monkeyp
     monkeypatch.setattr(Bench, "_parts", lambda self, attack, only, few=False: [{"numbers": {"asr": 0.4}}])
     assert bench.refused("badnet") == "its attack did not take (ASR 40.0%)"
     own = Bench(replace(SETTING, models=tmp_path / "own"), tmp_path)
-    assert "clip-decomp attack badnet --out" in str(own.refused("badnet"))
+    assert "clip-decomp attack badnet --model" in str(own.refused("badnet"))
     (nothing,) = run([replace(RATES, attacks=("wanet",))], SETTING, tmp_path)
     assert nothing.state == "left out"
     assert not nothing.folder.exists()
