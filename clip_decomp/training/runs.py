@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,13 @@ import torch
 
 from ..data import DataSet, open_data
 from ..data.captioned import is_captioned
+from ..data.pairs import PairStream
 from ..data.photographs import PhotographPairs
 from ..errors import SettingError
 from ..evaluation import evaluate
 from ..model import HookedCLIP
 from ..models.loading import load, load_folder, save_folder
+from .architecture import Architecture
 from .locked import train_image_tower
 from .parallel import launched
 from .scratch import train_from_scratch
@@ -58,49 +60,77 @@ def train_model(
     """
     if is_captioned(spec):
         raise SettingError(f"{spec} has captions but no classes to measure: give it as --pairs and a labelled --data.")
-    recipe = _recipe(like)
-    if pairs is None and spec.split(":")[0] == "world":
-        stream, architecture, settings = replace(recipe.stream, seed=seed), recipe.architecture, recipe.settings
-        name, texts_of = "world", texts_of or recipe.texts_of
-        options: dict[str, Any] = {"mean": recipe.mean, "std": recipe.std}
-    else:
-        if recipe.texts_of is not None and texts_of is None:
-            raise SettingError(
-                f"A model like {like} is trained against the texts of another one: name it (--texts-of)."
-            )
-        architecture, settings = replace(recipe.architecture, vocab_size=1500), _on_photographs(recipe)
-        stream, _ = pair_stream(pairs or spec, architecture.image_size, seed, measured=spec)
-        options = {}
-        name = Path(pairs or spec).name.split(":")[0]
-    dropout = settings.patch_dropout if patch_dropout is None else patch_dropout
-    settings = replace(settings, seed=seed, steps=steps or settings.steps, patch_dropout=dropout)
-    if isinstance(stream, PhotographPairs):
-        plain = stream.plain if recipe.stream.class_only is None else recipe.stream.class_only
-        stream = replace(stream, plain=plain, gentle_from=round(_GENTLE_FROM * settings.steps))
-    elif pairs is not None and recipe.stream.class_only is not None:
-        raise SettingError(f"Captions of {pairs} say what they say: a model like {like} learns from labelled pictures.")
-    data = open_data(spec, architecture.image_size, seed)
+    training = _training(spec, pairs, like, texts_of, seed, steps, patch_dropout)
+    data = open_data(spec, training.architecture.image_size, seed)
     watched = DataSet(data.test, data.held_out.first(520))
-
-    trained_on = pairs is None and isinstance(stream, PhotographPairs) and data.train is None
+    trained_on = pairs is None and isinstance(training.stream, PhotographPairs) and data.train is None
 
     def watch(model: HookedCLIP) -> dict[str, float]:
         # Held-out pictures steer, if there are any beside those; the test pictures are looked at once, at the end.
         accuracy = evaluate(model, watched.held_out).clean_accuracy.value
         return {"trained_on" if trained_on else "held_out": accuracy}
 
-    run = {"folder": folder / "training", "monitor": watch, "device": device, "workers": workers}
-    if texts_of is None:
-        model = train_from_scratch(stream, architecture, settings, name, **options, **run)
-    else:
-        model = train_image_tower(load(texts_of), stream, architecture, settings, name, **run)
+    model = training.run(folder=folder / "training", monitor=watch, device=device, workers=workers)
     if not launched(torch.device(device)).main:
         return None
-    save_folder(model, folder, {**model.card, "name": f"{name}/clean"})
+    save_folder(model, folder, {**model.card, "name": f"{training.name}/clean"})
     stored = load_folder(folder).to(device)
     found = evaluate(stored, data.test)
     counts = {"test": len(data.test), "held_out": len(data.held_out), "skipped": len(data.test.skipped)}
     return stored, found.metrics(f"{data.test.name}/clean/none"), counts
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What is trained on what, and against whose texts if they are not trained."""
+
+    name: str
+    stream: PairStream
+    architecture: Architecture
+    settings: TrainSettings
+    texts_of: str | None
+    normalization: dict[str, tuple[float, float, float]]
+
+    def run(self, **how: Any) -> HookedCLIP:
+        """Train."""
+        what = self.stream, self.architecture, self.settings, self.name
+        if self.texts_of is None:
+            return train_from_scratch(*what, **self.normalization, **how)
+        return train_image_tower(load(self.texts_of), *what, **how)
+
+
+def _training(
+    spec: str,
+    pairs: str | None,
+    like: str,
+    texts_of: str | None,
+    seed: int,
+    steps: int | None,
+    patch_dropout: float | None,
+) -> _Training:
+    """What the arguments of :func:`train_model` ask for."""
+    recipe = _recipe(like)
+    if pairs is None and spec.split(":")[0] == "world":
+        settings = _changed(recipe.settings, seed, steps, patch_dropout)
+        stream, normalization = replace(recipe.stream, seed=seed), {"mean": recipe.mean, "std": recipe.std}
+        return _Training("world", stream, recipe.architecture, settings, texts_of or recipe.texts_of, normalization)
+    if recipe.texts_of is not None and texts_of is None:
+        raise SettingError(f"A model like {like} is trained against the texts of another one: name it (--texts-of).")
+    architecture = replace(recipe.architecture, vocab_size=1500)
+    settings = _changed(_on_photographs(recipe), seed, steps, patch_dropout)
+    stream, _ = pair_stream(pairs or spec, architecture.image_size, seed, measured=spec)
+    class_only = recipe.stream.class_only
+    if isinstance(stream, PhotographPairs):
+        plain = stream.plain if class_only is None else class_only
+        stream = replace(stream, plain=plain, gentle_from=round(_GENTLE_FROM * settings.steps))
+    elif class_only is not None:
+        raise SettingError(f"Captions of {pairs} say what they say: a model like {like} learns from labelled pictures.")
+    return _Training(Path(pairs or spec).name.split(":")[0], stream, architecture, settings, texts_of, {})
+
+
+def _changed(settings: TrainSettings, seed: int, steps: int | None, patch_dropout: float | None) -> TrainSettings:
+    dropout = settings.patch_dropout if patch_dropout is None else patch_dropout
+    return replace(settings, seed=seed, steps=steps or settings.steps, patch_dropout=dropout)
 
 
 def _recipe(like: str) -> TrainRecipe:
