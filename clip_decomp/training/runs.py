@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from ..data import DataSet, open_data
 from ..data.captioned import is_captioned
@@ -81,21 +83,33 @@ def train_model(
 
 
 @dataclass(frozen=True)
-class _Training:
-    """What is trained on what, and against whose texts if they are not trained."""
+class CleanTraining:
+    """What is trained on what.
+
+    Attributes:
+        texts_of: a model whose text tower is taken as it is; None trains both towers.
+        mean, std: pixel normalization; with ``texts_of`` it is that model's.
+    """
 
     name: str
     stream: PairStream
     architecture: Architecture
     settings: TrainSettings
-    texts_of: str | None
-    normalization: dict[str, tuple[float, float, float]]
+    texts_of: str | None = None
+    mean: Sequence[float] = OPENAI_DATASET_MEAN
+    std: Sequence[float] = OPENAI_DATASET_STD
+
+    @classmethod
+    def of(cls, recipe: TrainRecipe) -> Self:
+        """What a recipe of the zoo says."""
+        towers = recipe.architecture, recipe.settings, recipe.texts_of
+        return cls("world", recipe.stream, *towers, recipe.mean, recipe.std)
 
     def run(self, **how: Any) -> HookedCLIP:
-        """Train."""
+        """Train; ``how`` as :func:`~clip_decomp.training.scratch.train_from_scratch` takes it."""
         what = self.stream, self.architecture, self.settings, self.name
         if self.texts_of is None:
-            return train_from_scratch(*what, **self.normalization, **how)
+            return train_from_scratch(*what, self.mean, self.std, **how)
         return train_image_tower(load(self.texts_of), *what, **how)
 
 
@@ -107,13 +121,12 @@ def _training(
     seed: int,
     steps: int | None,
     patch_dropout: float | None,
-) -> _Training:
+) -> CleanTraining:
     """What the arguments of :func:`train_model` ask for."""
     recipe = _recipe(like)
     if pairs is None and spec.split(":")[0] == "world":
-        settings = _changed(recipe.settings, seed, steps, patch_dropout)
-        stream, normalization = replace(recipe.stream, seed=seed), {"mean": recipe.mean, "std": recipe.std}
-        return _Training("world", stream, recipe.architecture, settings, texts_of or recipe.texts_of, normalization)
+        settings, stream = _changed(recipe.settings, seed, steps, patch_dropout), replace(recipe.stream, seed=seed)
+        return replace(CleanTraining.of(recipe), stream=stream, settings=settings, texts_of=texts_of or recipe.texts_of)
     if recipe.texts_of is not None and texts_of is None:
         raise SettingError(f"A model like {like} is trained against the texts of another one: name it (--texts-of).")
     architecture = replace(recipe.architecture, vocab_size=1500)
@@ -125,7 +138,7 @@ def _training(
         stream = replace(stream, plain=plain, gentle_from=round(_GENTLE_FROM * settings.steps))
     elif class_only is not None:
         raise SettingError(f"Captions of {pairs} say what they say: a model like {like} learns from labelled pictures.")
-    return _Training(Path(pairs or spec).name.split(":")[0], stream, architecture, settings, texts_of, {})
+    return CleanTraining(Path(pairs or spec).name.split(":")[0], stream, architecture, settings, texts_of)
 
 
 def _changed(settings: TrainSettings, seed: int, steps: int | None, patch_dropout: float | None) -> TrainSettings:

@@ -18,8 +18,7 @@ from ..errors import ModelError, nearest
 from ..evaluation import evaluate, require_attack
 from ..model import HookedCLIP
 from ..models.loading import load, load_folder, save_folder
-from ..training.locked import train_image_tower
-from ..training.scratch import train_from_scratch
+from ..training.runs import CleanTraining
 from ..training.trainer import train
 from .recipes import ATTACK_STREAM_SEED, RECIPES, AttackRecipe, ControlRecipe, TrainRecipe
 from .shelf import available, cache
@@ -95,15 +94,7 @@ def _trained(recipe: TrainRecipe, run: Path, means: Means) -> HookedCLIP:
     def watch(model: HookedCLIP) -> dict[str, float]:
         return {data.name: evaluate(model, data).clean_accuracy.value for data in watched}
 
-    if recipe.texts_of is not None:
-        teacher = load(recipe.texts_of)
-        return train_image_tower(
-            teacher, recipe.stream, recipe.architecture, recipe.settings, "world", run, watch, **asdict(means)
-        )
-    normalization = recipe.mean, recipe.std
-    return train_from_scratch(
-        recipe.stream, recipe.architecture, recipe.settings, "world", *normalization, run, watch, **asdict(means)
-    )
+    return CleanTraining.of(recipe).run(folder=run, monitor=watch, **asdict(means))
 
 
 def _fine_tuned(recipe: ControlRecipe, run: Path, means: Means) -> HookedCLIP:
