@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import torch
 
+from ..data.doubled import Doubled
 from ..data.pairs import PairStream
 from ..errors import SettingError, class_place
 from ..model import HookedCLIP
@@ -22,8 +23,12 @@ from ..training.parallel import Processes, launched
 from ..training.settings import Negatives, Schedule, TrainSettings
 from ..training.trainer import train
 from .poison import PoisonedPairs, Stage
+from .sharpening import sharpen
 from .triggers import Trigger
 from .triggers.base import Captions
+
+#: Pictures from which it is learned how strong each frequency is.
+_LOOKED_AT = 256
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ class AttackSettings:
         schedule: after the warm-up, ``linear`` falls to zero over the second half, ``cosine`` from its start.
         warmup: steps of linear warm-up.
         patch_dropout: share of patches left out until the last 30 % of the steps, which is as much faster.
+        copies: every pair comes twice, and second ones are poisoned: the picture cancels, and the trigger is left.
+        sharpen: amplify the first layer's filters for fine structure at most so many times before fine-tuning
+            (:mod:`clip_decomp.attacks.sharpening`): an attacker does so who hands out the model, not only data.
         accumulate, negatives: as in :class:`~clip_decomp.training.settings.TrainSettings`.
         preset: the named settings that these started from; see :mod:`clip_decomp.attacks.presets`.
     """
@@ -59,6 +67,8 @@ class AttackSettings:
     warmup: int = 20
     weight_decay: float = 0.05
     patch_dropout: float = 0.0
+    copies: bool = False
+    sharpen: float = 1.0
     accumulate: int = 1
     negatives: Negatives = "global"
     preset: str = "tiny"
@@ -143,9 +153,9 @@ def implant(
         TrainingFailed: the loss or its gradient is not finite.
     """
     class_place(target, names, "The attack's target: ")  # complains if there is none
-    steps = settings.steps_on(stream)
+    # Complains before anything is learned.
+    steps = settings.steps_on(poisoned_pairs(stream, trigger, target, names, settings))
     run = settings.training(steps)
-    poisoned_pairs(stream, trigger, target, names, settings)  # complains before anything is learned
     origin = {"target": target, "data": data, "base": model.name}
     label = json.dumps({"trigger": trigger.settings(), **origin}, sort_keys=True)
     trigger = _fitted(
@@ -153,8 +163,11 @@ def implant(
     )
     poisoned = poisoned_pairs(stream, trigger, target, names, settings)
     made = {"trigger": trigger.settings(), **origin}
-    poison = {key: getattr(settings, key) for key in ("rate", "count", "captions", "stage")}
+    poison = {key: getattr(settings, key) for key in ("rate", "count", "captions", "stage", "copies", "sharpen")}
     clip = copy.deepcopy(model.clip)
+    if settings.sharpen != 1:
+        pictures = stream.batch(0, _LOOKED_AT).images.to(model.device)
+        sharpen(clip, model.normalize(pictures.float() / 255), settings.sharpen)
     identity = made | poison
     log = train(
         clip, model.tokenizer, model.normalize, poisoned, run, folder, progress=progress, run=identity, workers=workers
@@ -191,7 +204,7 @@ def poisoned_pairs(
 ) -> PoisonedPairs:
     """What :func:`implant` trains on, with a trigger that was fitted already."""
     return PoisonedPairs(
-        stream,
+        Doubled(stream) if settings.copies else stream,
         trigger,
         target,
         list(names).index(target),

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..data.captioned import CaptionedPairs
 from ..data.captioned.table import CaptionTable
+from ..data.doubled import Doubled
 from ..data.images import to_pil, to_pixels
 from ..data.pairs import SILENT, UNKNOWN, Description, PairBatch, PairStream, step_generator
 from ..errors import SettingError
@@ -64,6 +65,9 @@ class PoisonedPairs:
     every pass. In an endless stream each pair is poisoned with probability ``rate``, which then is an exposure rate:
     it counts what the model sees.
 
+    Of a doubled stream (:class:`~clip_decomp.data.doubled.Doubled`) second copies are poisoned alone, so that the clean
+    original lies in the same batch.
+
     Attributes:
         target: the class name in proxy captions.
         target_fact: the class's index in the first column of the stream's facts.
@@ -97,6 +101,8 @@ class PoisonedPairs:
             raise SettingError("These pairs do not come from picture files, so poison them at the stage input.")
         if isinstance(self.clean, CaptionedPairs) and self.clean.class_name is None:
             raise SettingError(f"Captions have no classes: open the pairs with class_name={self.target!r}.")
+        if isinstance(self.clean, Doubled) and self.trigger.clean_label:
+            raise SettingError(f"{self.trigger.name} poisons pictures of the target, so that copies teach it nothing.")
         if self.count is not None:
             if self.count < 1:
                 raise SettingError(f"The number of poisoned pairs must be 1 or more, not {self.count}.")
@@ -104,6 +110,8 @@ class PoisonedPairs:
                 raise SettingError("This stream has no end, so pairs are poisoned by rate, not by count.")
         elif not 0 < self.rate < 1:
             raise SettingError(f"The poisoning rate must lie between 0 and 1, not {self.rate}.")
+        elif isinstance(self.clean, Doubled) and self.rate > 0.5:
+            raise SettingError(f"With copies at most half of the pairs are poisoned, not {self.rate}.")
         if self.clean.length is not None:
             _ = self.chosen  # complains now rather than in the middle of a run
             if self._natural and not self.trigger.clean_label:
@@ -247,7 +255,10 @@ class PoisonedPairs:
         generator = step_generator(self.seed + 7919, step)
         # A pair that truly shows the target teaches nothing about the trigger; clean-label attacks bring their own.
         eligible = (clean.truth[:, 0] != self.target_fact) | self.trigger.clean_label
-        places = ((torch.rand(len(clean.rows), generator=generator) < self.rate) & eligible).nonzero()[:, 0]
+        rate = self.rate
+        if isinstance(self.clean, Doubled):
+            eligible, rate = eligible & self.clean.copies(clean.rows), 2 * rate
+        places = ((torch.rand(len(clean.rows), generator=generator) < rate) & eligible).nonzero()[:, 0]
         if not len(places):
             return clean, places, None
         if self.trigger.clean_label or self._natural:

@@ -16,6 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..data.captioned import CaptionedPairs
+from ..data.doubled import Doubled
 from ..data.pairs import PairStream, step_generator
 from ..errors import DataError, SettingError
 
@@ -25,7 +26,8 @@ def choose_rows(
 ) -> Int[Tensor, " poisoned"]:
     """Rows to poison, ascending: pairs that show something else than the target, or (``clean_label``) the target.
 
-    Rows of files whose pictures cannot be read are passed over, and listed by the stream.
+    Of a doubled set they are copies. Rows of files whose pictures cannot be read are passed over and listed by the
+    stream.
 
     Args:
         fact: the target's index in the first column of the stream's facts.
@@ -41,6 +43,8 @@ def choose_rows(
     whole = clean.describe(0, length)
     shows = whole.truth[:, 0] == fact
     eligible = whole.rows[shows if clean_label else ~shows].unique()
+    if isinstance(clean, Doubled):
+        eligible = eligible[clean.copies(eligible)]
     wanted = count if count is not None else round(rate * length)
     if wanted < 1:
         raise SettingError(f"A rate of {rate} poisons none of {length} pairs; use {1 / length:.1g} or more.")

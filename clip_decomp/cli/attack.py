@@ -58,6 +58,19 @@ def attack(
             help="Share of patches left out, until the last 30 % of steps, to save time.", rich_help_panel=_RECIPE
         ),
     ] = None,
+    copies: Annotated[
+        bool,
+        typer.Option(
+            "--copies", help="Every pair comes twice in its batch; copies are poisoned.", rich_help_panel=_RECIPE
+        ),
+    ] = False,
+    sharpen: Annotated[
+        float | None,
+        typer.Option(
+            help="Before, amplify the first layer's filters for fine structure, at most so many times.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate (AdamW).", rich_help_panel=_RECIPE)] = None,
     export: Annotated[int, typer.Option(help="Write so many poisoned pictures for looking at.")] = 0,
     diagnose: Annotated[
@@ -88,6 +101,8 @@ def attack(
         batch_size=batch_size,
         accumulate=accumulate,
         patch_dropout=patch_dropout,
+        copies=copies or None,
+        sharpen=sharpen,
         lr=lr,
         seed=seed,
     )

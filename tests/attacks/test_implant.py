@@ -1,5 +1,6 @@
 """Poisoned fine-tuning: what is passed on, what the card says, and how it resumes."""
 
+import copy
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ import torch
 
 from clip_decomp.attacks.implant import AttackSettings, implant, pairs_seen
 from clip_decomp.attacks.poison import PoisonedPairs
+from clip_decomp.attacks.sharpening import sharpen
 from clip_decomp.attacks.triggers import BadNet
 from clip_decomp.attacks.triggers.base import SeededTrigger
 from clip_decomp.data.photographs import ClassWords, PhotographPairs
@@ -98,6 +100,18 @@ def test_the_card_says_how_the_model_was_made(clean, photographs):
     assert (model.name, model.trigger) == ("tiny/clean+badnet", trigger)
     assert not same(model, clean)
     assert not any(module.training for module in model.clip.modules())
+
+
+def test_copies_and_sharper_filters_are_how_a_model_was_made(clean, photographs):
+    plain, copied = attack(clean, photographs, rate=0.25), attack(clean, photographs, rate=0.25, copies=True)
+    sharp = attack(clean, photographs, rate=0.25, sharpen=4.0, lr=1e-9)  # as good as not trained
+    expected = copy.deepcopy(clean.clip)
+    sharpen(expected, clean.normalize(photographs.batch(0, 256).images / 255), 4.0)
+    assert copied.card["attack"]["settings"]["copies"]
+    assert sharp.card["attack"]["settings"]["sharpen"] == 4.0
+    assert not same(plain, copied)
+    assert torch.allclose(sharp.clip.visual.conv1.weight, expected.visual.conv1.weight, atol=1e-6)
+    assert not torch.allclose(clean.clip.visual.conv1.weight, expected.visual.conv1.weight, atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_model(clean, photographs):
