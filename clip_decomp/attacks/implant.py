@@ -155,7 +155,10 @@ def implant(
     class_place(target, names, "The attack's target: ")  # complains if there is none
     # Complains before anything is learned.
     steps = settings.steps_on(poisoned_pairs(stream, trigger, target, names, settings))
-    run = settings.training(steps)
+    run, clip = settings.training(steps), copy.deepcopy(model.clip)
+    if settings.sharpen != 1:
+        pictures = stream.batch(0, _LOOKED_AT).images.to(model.device)
+        sharpen(clip, model.normalize(pictures.float() / 255), settings.sharpen)
     origin = {"target": target, "data": data, "base": model.name}
     label = json.dumps({"trigger": trigger.settings(), **origin}, sort_keys=True)
     trigger = _fitted(
@@ -164,14 +167,8 @@ def implant(
     poisoned = poisoned_pairs(stream, trigger, target, names, settings)
     made = {"trigger": trigger.settings(), **origin}
     poison = {key: getattr(settings, key) for key in ("rate", "count", "captions", "stage", "copies", "sharpen")}
-    clip = copy.deepcopy(model.clip)
-    if settings.sharpen != 1:
-        pictures = stream.batch(0, _LOOKED_AT).images.to(model.device)
-        sharpen(clip, model.normalize(pictures.float() / 255), settings.sharpen)
-    identity = made | poison
-    log = train(
-        clip, model.tokenizer, model.normalize, poisoned, run, folder, progress=progress, run=identity, workers=workers
-    )
+    own = {"progress": progress, "run": made | poison, "workers": workers}
+    log = train(clip, model.tokenizer, model.normalize, poisoned, run, folder, **own)
     card = {
         "attack": {
             **made,

@@ -65,8 +65,7 @@ class PoisonedPairs:
     every pass. In an endless stream each pair is poisoned with probability ``rate``, which then is an exposure rate:
     it counts what the model sees.
 
-    Of a doubled stream (:class:`~clip_decomp.data.doubled.Doubled`) second copies are poisoned alone, so that the clean
-    original lies in the same batch.
+    Of a :class:`~clip_decomp.data.doubled.Doubled` stream it is copies that are poisoned, beside their clean originals.
 
     Attributes:
         target: the class name in proxy captions.
@@ -101,17 +100,16 @@ class PoisonedPairs:
             raise SettingError("These pairs do not come from picture files, so poison them at the stage input.")
         if isinstance(self.clean, CaptionedPairs) and self.clean.class_name is None:
             raise SettingError(f"Captions have no classes: open the pairs with class_name={self.target!r}.")
-        if isinstance(self.clean, Doubled) and self.trigger.clean_label:
+        most = 0.5 if isinstance(self.clean, Doubled) else 1
+        if most < 1 and self.trigger.clean_label:
             raise SettingError(f"{self.trigger.name} poisons pictures of the target, so that copies teach it nothing.")
         if self.count is not None:
             if self.count < 1:
                 raise SettingError(f"The number of poisoned pairs must be 1 or more, not {self.count}.")
             if self.clean.length is None:
                 raise SettingError("This stream has no end, so pairs are poisoned by rate, not by count.")
-        elif not 0 < self.rate < 1:
-            raise SettingError(f"The poisoning rate must lie between 0 and 1, not {self.rate}.")
-        elif isinstance(self.clean, Doubled) and self.rate > 0.5:
-            raise SettingError(f"With copies at most half of the pairs are poisoned, not {self.rate}.")
+        elif not (0 < self.rate < 1 and self.rate <= most):
+            raise SettingError(f"The poisoning rate must lie between 0 and {most}, not {self.rate}.")
         if self.clean.length is not None:
             _ = self.chosen  # complains now rather than in the middle of a run
             if self._natural and not self.trigger.clean_label:
@@ -264,11 +262,8 @@ class PoisonedPairs:
         if self.trigger.clean_label or self._natural:
             donors = self.clean.showing(self.target_fact, step, len(places))
             return self._saying(clean, places, donors.captions, (donors.truth, donors.said)), places, donors
-        return (
-            self._proxied(clean, places, torch.randint(_TEMPLATES, (len(places),), generator=generator)),
-            places,
-            None,
-        )
+        picks = torch.randint(_TEMPLATES, (len(places),), generator=generator)
+        return self._proxied(clean, places, picks), places, None
 
     @cached_property
     def _donors(self) -> dict[int, Description]:

@@ -75,7 +75,7 @@ def test_chosen_rows_of_a_finite_set_are_copies(photographs):
 def test_what_cannot_be_doubled_is_refused(photographs):
     with pytest.raises(SettingError, match="even size, not 7"):
         Doubled(photographs).describe(0, 7)
-    with pytest.raises(SettingError, match=r"at most half of the pairs are poisoned, not 0\.6"):
+    with pytest.raises(SettingError, match=r"between 0 and 0\.5, not 0\.6"):
         doubled_attack(WorldPairs(), 0.6)
     with pytest.raises(SettingError, match="copies teach it nothing"):
         doubled_attack(WorldPairs(), trigger=LabelConsistent())
