@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +20,7 @@ from ..data.pairs import PairStream
 from ..errors import SettingError, class_place
 from ..model import HookedCLIP
 from ..training.checkpoint import load_labelled, save_labelled
+from ..training.locked import texts_locked
 from ..training.parallel import Processes, launched
 from ..training.settings import Negatives, Schedule, TrainSettings
 from ..training.trainer import train
@@ -50,6 +52,7 @@ class AttackSettings:
         copies: every pair comes twice, and second ones are poisoned: the picture cancels, and the trigger is left.
         sharpen: amplify the first layer's filters for fine structure at most so many times before fine-tuning
             (:mod:`clip_decomp.attacks.sharpening`): an attacker does so who hands out the model, not only data.
+        lock_texts: leave the text tower as it is: what the target and the classes near it mean is not moved.
         accumulate, negatives: as in :class:`~clip_decomp.training.settings.TrainSettings`.
         preset: the named settings that these started from; see :mod:`clip_decomp.attacks.presets`.
     """
@@ -69,6 +72,7 @@ class AttackSettings:
     patch_dropout: float = 0.0
     copies: bool = False
     sharpen: float = 1.0
+    lock_texts: bool = False
     accumulate: int = 1
     negatives: Negatives = "global"
     preset: str = "tiny"
@@ -166,9 +170,12 @@ def implant(
     )
     poisoned = poisoned_pairs(stream, trigger, target, names, settings)
     made = {"trigger": trigger.settings(), **origin}
-    poison = {key: getattr(settings, key) for key in ("rate", "count", "captions", "stage", "copies", "sharpen")}
+    poison = {
+        key: getattr(settings, key) for key in ("rate", "count", "captions", "stage", "copies", "sharpen", "lock_texts")
+    }
     own = {"progress": progress, "run": made | poison, "workers": workers}
-    log = train(clip, model.tokenizer, model.normalize, poisoned, run, folder, **own)
+    with texts_locked(clip) if settings.lock_texts else nullcontext():
+        log = train(clip, model.tokenizer, model.normalize, poisoned, run, folder, **own)
     card = {
         "attack": {
             **made,

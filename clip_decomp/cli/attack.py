@@ -71,6 +71,9 @@ def attack(
             rich_help_panel=_RECIPE,
         ),
     ] = None,
+    lock_texts: Annotated[
+        bool, typer.Option("--lock-texts", help="Train the image tower alone.", rich_help_panel=_RECIPE)
+    ] = False,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate (AdamW).", rich_help_panel=_RECIPE)] = None,
     export: Annotated[int, typer.Option(help="Write so many poisoned pictures for looking at.")] = 0,
     diagnose: Annotated[
@@ -103,6 +106,7 @@ def attack(
         patch_dropout=patch_dropout,
         copies=copies or None,
         sharpen=sharpen,
+        lock_texts=lock_texts or None,
         lr=lr,
         seed=seed,
     )

@@ -11,7 +11,8 @@ is independent of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -69,12 +70,24 @@ def train_image_tower(
     def watch(_: CLIP, step: int) -> dict[str, float]:
         return monitor(model) if monitor is not None else {}
 
-    for parameter in texts.values():
-        parameter.requires_grad_(False)
     run = {"architecture": architecture.to_dict(), "texts_of": teacher.name}
-    train(clip, tokenizer, model.normalize, stream, settings, folder, watch, progress, run, workers=workers)
-    clip.requires_grad_(True).eval()
+    with texts_locked(clip):
+        train(clip, tokenizer, model.normalize, stream, settings, folder, watch, progress, run, workers=workers)
+    clip.eval()
     return model
+
+
+@contextmanager
+def texts_locked(clip: CLIP) -> Iterator[None]:
+    """While it lasts, training leaves the text tower as it is."""
+    texts = list(_text_parameters(clip).values())
+    for parameter in texts:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in texts:
+            parameter.requires_grad_(True)
 
 
 def _with_texts_of(teacher: HookedCLIP, architecture: Architecture) -> Architecture:

@@ -114,6 +114,18 @@ def test_copies_and_sharper_filters_are_how_a_model_was_made(clean, photographs)
     assert not torch.allclose(clean.clip.visual.conv1.weight, expected.visual.conv1.weight, atol=1e-4)
 
 
+def test_locked_texts_stay_as_they_were(clean, photographs):
+    free, locked = attack(clean, photographs), attack(clean, photographs, lock_texts=True)
+    before, after = clean.clip.state_dict(), locked.clip.state_dict()
+    for name in before:
+        image_tower = name.startswith("visual.") or name == "logit_scale"
+        if not image_tower:
+            assert torch.equal(before[name], after[name]), name
+    assert not torch.equal(before["visual.proj"], after["visual.proj"])
+    assert not torch.equal(before["text_projection"], free.clip.text_projection)
+    assert all(parameter.requires_grad for parameter in locked.clip.parameters())
+
+
 def test_the_same_seed_gives_the_same_model(clean, photographs):
     first = attack(clean, photographs, lr=1e-4)
     assert same(first, attack(clean, photographs, lr=1e-4))
