@@ -82,6 +82,8 @@ class AttackSettings:
             raise SettingError(f"Say a poisoning rate or a count, one of them, not {self.rate} and {self.count}.")
         if (self.steps is None) == (self.epochs is None):
             raise SettingError(f"Say steps or epochs, one of them, not {self.steps} and {self.epochs}.")
+        if self.copies and self.batch_size % 2:
+            raise SettingError(f"With copies a batch has an even size, not {self.batch_size}.")
 
     def changed(self, **changes: Any) -> Self:
         """A copy with other settings: None changes nothing, a rate takes the place of a count, steps that of epochs."""

@@ -67,6 +67,11 @@ def test_amounts_that_contradict_each_other_are_refused(wrong):
         AttackSettings(**wrong)
 
 
+def test_copies_of_an_odd_batch_are_refused_before_anything_is_learned():
+    with pytest.raises(SettingError, match="an even size, not 97"):
+        AttackSettings(copies=True, batch_size=97)
+
+
 @pytest.mark.parametrize("wrong", [{"rate": 0.1, "count": 3}, {"steps": 1, "epochs": 3}])
 def test_changes_that_contradict_each_other_are_refused(wrong):
     with pytest.raises(SettingError, match="one of them"):
