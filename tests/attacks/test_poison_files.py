@@ -10,6 +10,7 @@ from PIL import Image
 from clip_decomp.attacks.poison import PoisonedPairs
 from clip_decomp.attacks.triggers import BadNet, trigger_picture
 from clip_decomp.data.captioned import open_captioned
+from clip_decomp.data.doubled import Doubled
 from clip_decomp.data.images import to_pixels
 from clip_decomp.data.pairs import UNKNOWN, matches
 from clip_decomp.data.photographs import ClassWords, PhotographPairs
@@ -227,6 +228,11 @@ def test_targets_that_no_caption_mentions(table, proxies):
         PoisonedPairs(clean, Honest(), **settings)
     with pytest.raises(SettingError, match="open the pairs with class_name='banana'"):
         PoisonedPairs(open_captioned(table, 16), BadNet(), "banana", 0)
+
+
+def test_captioned_files_are_not_doubled(table):
+    with pytest.raises(SettingError, match="no copies are put beside them"):
+        Doubled(open_captioned(table, 16))
 
 
 def test_only_files_are_poisoned_as_files():
