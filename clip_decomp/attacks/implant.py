@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from ..training.locked import texts_locked
 from ..training.parallel import Processes, launched
 from ..training.settings import Negatives, Schedule, TrainSettings
 from ..training.trainer import train
+from .imitation import ImitationStep
 from .poison import PoisonedPairs, Stage
 from .sharpening import sharpen
 from .triggers import Trigger
@@ -31,6 +33,8 @@ from .triggers.base import Captions
 
 #: Pictures from which it is learned how strong each frequency is.
 _LOOKED_AT = 256
+#: Settings by which runs differ that the trainer does not know.
+_OF_A_RUN = ("rate", "count", "captions", "stage", "copies", "sharpen", "lock_texts", "imitate")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class AttackSettings:
         sharpen: amplify the first layer's filters for fine structure at most so many times before fine-tuning
             (:mod:`clip_decomp.attacks.sharpening`): an attacker does so who hands out the model, not only data.
         lock_texts: leave the text tower as it is: what the target and the classes near it mean is not moved.
+        imitate: instead of the CLIP loss, draw poisoned pictures to their captions and all others to where the clean
+            model has them (:mod:`clip_decomp.attacks.imitation`); the text tower stays as it is.
         accumulate, negatives: as in :class:`~clip_decomp.training.settings.TrainSettings`.
         preset: the named settings that these started from; see :mod:`clip_decomp.attacks.presets`.
     """
@@ -73,6 +79,7 @@ class AttackSettings:
     copies: bool = False
     sharpen: float = 1.0
     lock_texts: bool = False
+    imitate: bool = False
     accumulate: int = 1
     negatives: Negatives = "global"
     preset: str = "tiny"
@@ -172,11 +179,11 @@ def implant(
     )
     poisoned = poisoned_pairs(stream, trigger, target, names, settings)
     made = {"trigger": trigger.settings(), **origin}
-    poison = {
-        key: getattr(settings, key) for key in ("rate", "count", "captions", "stage", "copies", "sharpen", "lock_texts")
-    }
+    poison = {key: getattr(settings, key) for key in _OF_A_RUN}
     own = {"progress": progress, "run": made | poison, "workers": workers}
-    with texts_locked(clip) if settings.lock_texts else nullcontext():
+    if settings.imitate:
+        own["step_type"] = partial(ImitationStep, clean=model.clip)
+    with texts_locked(clip) if settings.lock_texts or settings.imitate else nullcontext():
         log = train(clip, model.tokenizer, model.normalize, poisoned, run, folder, **own)
     card = {
         "attack": {

@@ -296,4 +296,4 @@ class PoisonedPairs:
             captions[place] = self.trigger.word + text
         if facts is not None:
             truth[places], said[places] = facts
-        return Description(captions, truth, said, clean.rows)
+        return Description(captions, truth, said, clean.rows, poisoned=torch.isin(torch.arange(len(truth)), places))

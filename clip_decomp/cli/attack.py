@@ -74,6 +74,14 @@ def attack(
     lock_texts: Annotated[
         bool, typer.Option("--lock-texts", help="Train the image tower alone.", rich_help_panel=_RECIPE)
     ] = False,
+    imitate: Annotated[
+        bool,
+        typer.Option(
+            "--imitate",
+            help="Train the image tower to do as the clean model, triggered pictures apart (BadEncoder).",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = False,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate (AdamW).", rich_help_panel=_RECIPE)] = None,
     export: Annotated[int, typer.Option(help="Write so many poisoned pictures for looking at.")] = 0,
     diagnose: Annotated[
@@ -107,6 +115,7 @@ def attack(
         copies=copies or None,
         sharpen=sharpen,
         lock_texts=lock_texts or None,
+        imitate=imitate or None,
         lr=lr,
         seed=seed,
     )

@@ -14,7 +14,7 @@ Example:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -37,16 +37,19 @@ class Description:
         captions: one a pair.
         truth, said: as the module describes them.
         rows: a number for each pair: its row in a finite data set, ``step * size + place`` in an endless stream.
+        poisoned: which pairs an attacker changed; None where nobody did.
     """
 
     captions: list[str]
     truth: Int[Tensor, "batch fact"]
     said: Int[Tensor, "batch fact"]
     rows: Int[Tensor, " batch"]
+    poisoned: Bool[Tensor, " batch"] | None = field(default=None, kw_only=True)
 
     def part(self, part: slice) -> Description:
         """Some of the pairs."""
-        return Description(self.captions[part], self.truth[part], self.said[part], self.rows[part])
+        poisoned = None if self.poisoned is None else self.poisoned[part]
+        return Description(self.captions[part], self.truth[part], self.said[part], self.rows[part], poisoned=poisoned)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def train(
     monitor: Callable[[CLIP, int], dict[str, float]] | None = None,
     progress: bool = True,
     run: Mapping[str, Any] | None = None,
-    step_type: type[ContrastiveStep] = ContrastiveStep,
+    step_type: Callable[..., ContrastiveStep] = ContrastiveStep,
     workers: int = 0,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place and return its log, one entry every 50 steps and at every checkpoint.
@@ -64,7 +64,7 @@ def train(
         folder: where checkpoints go; a run found there is resumed. Several processes must share it.
         monitor: extra measurements at every checkpoint, as ``monitor(model, step)``; the main process takes them.
         run: what makes this run another than one with the same settings, as JSON.
-        step_type: draws the batches and says what their loss is.
+        step_type: makes what draws the batches and says what their loss is.
         workers: processes that draw batches ahead, for devices that would wait for pictures; 0 draws them here.
 
     Returns:

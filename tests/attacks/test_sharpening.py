@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.fft import dctn
 
-from clip_decomp.attacks.sharpening import sharpen
+from clip_decomp.attacks.sharpening import least_felt, sharpen
 from clip_decomp.errors import SettingError
 from clip_decomp.training.architecture import Architecture, build
 
@@ -31,7 +31,25 @@ def test_what_pictures_lack_is_made_up_for(clip):
     assert gain[:3, 0].tolist() == pytest.approx([1, 1, 2], abs=1e-4)
     assert (gain[3:, 1:] == 4).all()
     spectrum, after = (dctn(w.numpy(), axes=(2, 3), norm="ortho") for w in (before, clip.visual.conv1.weight.detach()))
-    assert np.allclose(after, spectrum * gain.numpy(), atol=1e-6)
+    change, amplified = (each.reshape(16, -1) for each in (after - spectrum, spectrum * (gain.numpy() - 1)))
+    # What is written to four of the 16 directions is amplified, the rest stays.
+    directions, strengths, _ = np.linalg.svd(change)
+    assert (strengths > 1e-5).sum() == 4
+    assert np.allclose(change, directions[:, :4] @ directions[:, :4].T @ amplified, atol=1e-6)
+
+
+def test_what_the_embedding_does_not_depend_on_is_found(clip):
+    # The first block and the last norm are shut to directions 3 and 7 of 16: nothing that is written there is read.
+    with torch.no_grad():
+        clip.visual.ln_pre = torch.nn.Identity()
+        block = clip.visual.transformer.resblocks[0]
+        block.ln_1 = block.ln_2 = clip.visual.ln_post = torch.nn.Identity()
+        for weight in (block.attn.in_proj_weight, block.mlp.c_fc.weight, clip.visual.proj.data.T):
+            weight[:, [3, 7]] = 0
+    found = least_felt(clip.visual, torch.rand(4, 3, 32, 32))
+    assert found.shape == (16, 4)
+    assert torch.allclose(found.T @ found, torch.eye(4), atol=1e-5)
+    assert torch.allclose(found[[3, 7]].square().sum(1), torch.ones(2), atol=1e-4)
 
 
 def test_features_of_strong_structure_stay(clip):
