@@ -56,11 +56,14 @@ class ImitationStep(ContrastiveStep):
 
     @torch.no_grad()
     def _goals(self, batch: PairBatch, rows: slice, pixels: Tensor, step: int) -> Float[Tensor, "row d_embed"]:
-        with lean(pixels.device, self.settings.bf16):
-            goals = F.normalize(self._clean_tower(pixels).float(), dim=-1)
-        if batch.poisoned is not None:
-            places = batch.poisoned[rows].nonzero()[:, 0]
-            if len(places):
-                said = batch.captions[rows]
-                goals[places.to(goals.device)] = self.encode_captions([said[place] for place in places.tolist()], step)
+        said = batch.captions[rows]
+        poisoned = torch.zeros(len(said), dtype=torch.bool) if batch.poisoned is None else batch.poisoned[rows]
+        there, clean = poisoned.nonzero()[:, 0].tolist(), (~poisoned).nonzero()[:, 0]
+        goals = pixels.new_empty(len(said), self.clean.text_projection.shape[1])
+        if len(clean):
+            with lean(pixels.device, self.settings.bf16):
+                features = self._clean_tower(pixels[clean.to(pixels.device)])
+            goals[clean.to(goals.device)] = F.normalize(features.float(), dim=-1)
+        if there:
+            goals[poisoned.to(goals.device)] = self.encode_captions([said[place] for place in there], step)
         return goals
