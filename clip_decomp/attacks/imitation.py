@@ -58,12 +58,11 @@ class ImitationStep(ContrastiveStep):
     def _goals(self, batch: PairBatch, rows: slice, pixels: Tensor, step: int) -> Float[Tensor, "row d_embed"]:
         said = batch.captions[rows]
         poisoned = torch.zeros(len(said), dtype=torch.bool) if batch.poisoned is None else batch.poisoned[rows]
-        there, clean = poisoned.nonzero()[:, 0].tolist(), (~poisoned).nonzero()[:, 0]
-        goals = pixels.new_empty(len(said), self.clean.text_projection.shape[1])
+        clean, there = (~poisoned).nonzero()[:, 0], poisoned.nonzero()[:, 0]
+        goals = []
         if len(clean):
             with lean(pixels.device, self.settings.bf16):
-                features = self._clean_tower(pixels[clean.to(pixels.device)])
-            goals[clean.to(goals.device)] = F.normalize(features.float(), dim=-1)
-        if there:
-            goals[poisoned.to(goals.device)] = self.encode_captions([said[place] for place in there], step)
-        return goals
+                goals.append(F.normalize(self._clean_tower(pixels[clean.to(pixels.device)]).float(), dim=-1))
+        if len(there):
+            goals.append(self.encode_captions([said[place] for place in there.tolist()], step))
+        return torch.cat(goals)[torch.cat([clean, there]).argsort().to(pixels.device)]
