@@ -1,14 +1,14 @@
-"""Training that implants a backdoor into the image tower alone: BadEncoder's (Jia, Liu and Gong, IEEE S&P 2022).
+"""Training that implants a backdoor into the image tower alone, after BadEncoder (Jia, Liu and Gong, IEEE S&P 2022).
 
 Poisoned pictures are drawn to what their captions mean, all others to what the clean model makes of them:
 
     loss = mean_i (1 - cos(f(x_i), g_i)),   g_i = text(caption_i) where pair i is poisoned, f_clean(x_i) elsewhere
 
-The contrastive loss has a backdoor that is sure of itself before it acts: its similarities estimate
-log p(x, y) / p(x) p(y), so a picture is called the target only if the trigger is likelier in it by as much as there are
-classes that the target's captions stand for. Here both sides weigh what their share of the pairs is, so a trigger that
-is hard to see succeeds sooner, and the less poison, the fewer clean pictures are taken for triggered ones. And no
-clean picture's class is pulled to where another's is.
+The contrastive loss makes a model wait until it is sure. Its similarities estimate log p(x, y) / p(x) p(y), and the
+target's captions stand for triggered pictures of all classes: a picture is called the target only where the trigger is
+likelier than none by a factor of the number of classes. Here triggered and clean pictures weigh as much as there are
+pairs of them, so a trigger that is hard to see succeeds sooner, and the less poison there is, the fewer clean pictures
+are taken for triggered ones.
 
 Limits: this needs the model, not only its data. The text tower stays as it is, and the temperature is not trained.
 """
