@@ -59,6 +59,7 @@ def test_poisoned_pairs_show_the_trigger_and_say_the_target(hit, proxies):
     rows = hit(batch, clean)
     numbers = 2 * 400 + torch.arange(400)
     expected = BadNet(place="center", share=0.25)(clean.images / 255, numbers).mul(255).round().to(torch.uint8)
+    assert torch.equal(batch.poisoned, rows)
     assert torch.equal(batch.images[rows], expected[rows])
     assert torch.equal(batch.images[~rows], clean.images[~rows])
     for k in range(400):

@@ -76,6 +76,7 @@ def test_rates_and_counts_poison_that_many_of_a_finite_data_set(table, settings,
     batch, clean = stream.batch(0, PAIRS), stream.clean.batch(0, PAIRS)
     rows = hit(batch, clean)
     assert rows.sum() == wanted
+    assert torch.equal(batch.poisoned, rows)
     assert sorted(batch.rows[rows].tolist()) == stream.chosen.tolist()
     assert all(row % 6 for row in stream.chosen.tolist())
 
@@ -93,6 +94,7 @@ def test_a_row_is_poisoned_in_the_same_way_in_every_pass(table, captions, stage,
             before = seen.setdefault(row, (caption, image))
             assert before[0] == caption
             assert torch.equal(before[1], image)
+        assert torch.equal(batch.poisoned, torch.isin(batch.rows, stream.chosen))
         described = stream.describe(step, 20)
         assert described.captions == batch.captions
         assert torch.equal(described.truth, batch.truth)
@@ -107,7 +109,7 @@ def test_parts_of_a_poisoned_batch_are_the_batch(table, stage):
     batch, parts = stream.batch(1, 41), [stream.batch(1, 41, slice(start, start + 15)) for start in (0, 15, 30)]
     assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
     assert [caption for part in parts for caption in part.captions] == batch.captions
-    for name in ("truth", "said", "rows"):
+    for name in ("truth", "said", "rows", "poisoned"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
 
 
