@@ -80,7 +80,7 @@ def train_image_tower(
 @contextmanager
 def texts_locked(clip: CLIP) -> Iterator[None]:
     """While it lasts, training leaves the text tower as it is."""
-    texts = list(_text_parameters(clip).values())
+    texts = [parameter for parameter in _text_parameters(clip).values() if parameter.requires_grad]
     for parameter in texts:
         parameter.requires_grad_(False)
     try:
