@@ -34,7 +34,7 @@ from .triggers.base import Captions
 #: Pictures from which it is learned how strong each frequency is.
 _LOOKED_AT = 256
 #: Settings by which runs differ that the trainer does not know.
-_OF_A_RUN = ("rate", "count", "captions", "stage", "copies", "sharpen", "lock_texts", "imitate")
+_OF_A_RUN = ("rate", "count", "captions", "stage", "copies", "sharpen", "lock_texts", "imitate", "settle")
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class AttackSettings:
         lock_texts: leave the text tower as it is: what the target and the classes near it mean is not moved.
         imitate: instead of the CLIP loss, draw poisoned pictures to their captions and all others to where the clean
             model has them (:mod:`clip_decomp.attacks.imitation`); the text tower stays as it is.
+        settle: with ``imitate``: what poisoned pictures' share of the loss has come to when the learning rate has
+            fallen; None leaves it at their share of the pairs.
         accumulate, negatives: as in :class:`~clip_decomp.training.settings.TrainSettings`.
         preset: the named settings that these started from; see :mod:`clip_decomp.attacks.presets`.
     """
@@ -80,6 +82,7 @@ class AttackSettings:
     sharpen: float = 1.0
     lock_texts: bool = False
     imitate: bool = False
+    settle: float | None = None
     accumulate: int = 1
     negatives: Negatives = "global"
     preset: str = "tiny"
@@ -91,6 +94,10 @@ class AttackSettings:
             raise SettingError(f"Say steps or epochs, one of them, not {self.steps} and {self.epochs}.")
         if self.copies and self.batch_size % 2:
             raise SettingError(f"With copies a batch has an even size, not {self.batch_size}.")
+        if self.settle is not None and not (self.imitate and 0 < self.settle < 1):
+            raise SettingError(
+                f"The share of the loss to settle at lies in 0..1, not {self.settle}, and needs imitate."
+            )
 
     def changed(self, **changes: Any) -> Self:
         """A copy with other settings: None changes nothing, a rate takes the place of a count, steps that of epochs."""
@@ -182,7 +189,7 @@ def implant(
     poison = {key: getattr(settings, key) for key in _OF_A_RUN}
     own = {"progress": progress, "run": made | poison, "workers": workers}
     if settings.imitate:
-        own["step_type"] = partial(ImitationStep, clean=model.clip)
+        own["step_type"] = partial(ImitationStep, clean=model.clip, settle=settings.settle)
     with texts_locked(clip) if settings.lock_texts or settings.imitate else nullcontext():
         log = train(clip, model.tokenizer, model.normalize, poisoned, run, folder, **own)
     card = {

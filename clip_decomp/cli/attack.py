@@ -82,6 +82,13 @@ def attack(
             rich_help_panel=_RECIPE,
         ),
     ] = False,
+    settle: Annotated[
+        float | None,
+        typer.Option(
+            help="With --imitate: the poisoned pictures' share of the loss falls to this with the learning rate.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate (AdamW).", rich_help_panel=_RECIPE)] = None,
     export: Annotated[int, typer.Option(help="Write so many poisoned pictures for looking at.")] = 0,
     diagnose: Annotated[
@@ -116,6 +123,7 @@ def attack(
         sharpen=sharpen,
         lock_texts=lock_texts or None,
         imitate=imitate or None,
+        settle=settle,
         lr=lr,
         seed=seed,
     )

@@ -81,7 +81,7 @@ class ContrastiveStep:
             parts = [encode(rows) for rows in micro]
         features = tuple(torch.cat([each.detach() for each in tower]) for tower in zip(*parts, strict=True))
         leaves = tuple(each.requires_grad_() for each in (features if alone else processes.gather(*features)))
-        loss = self.loss(leaves, positive)
+        loss = self.loss(leaves, positive, step)
         loss.backward()
         # Gradients are averaged over processes. The temperature's is the same in all of them; a feature's is in one.
         everyones = [cast(Tensor, leaf.grad) for leaf in leaves]
@@ -93,8 +93,8 @@ class ContrastiveStep:
         processes.average_gradients(self.clip)
         return processes.mean(loss.detach())
 
-    def loss(self, features: tuple[Tensor, ...], positive: Bool[Tensor, "image text"]) -> Float[Tensor, ""]:
-        """The loss of what :meth:`encode` made of all pairs."""
+    def loss(self, features: tuple[Tensor, ...], positive: Bool[Tensor, "image text"], step: int) -> Float[Tensor, ""]:
+        """The loss of what :meth:`encode` made of all pairs of the ``step``-th batch."""
         return contrastive_loss(features[0], features[1], self.clip.logit_scale.exp(), positive)
 
     def encode(self, batch: PairBatch, rows: slice, start: int, step: int) -> tuple[Tensor, ...]:

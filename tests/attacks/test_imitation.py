@@ -14,6 +14,7 @@ from clip_decomp.attacks.triggers import BadNet
 from clip_decomp.data.doubled import Doubled
 from clip_decomp.data.world.scenes import CLASSES
 from clip_decomp.data.world.stream import WorldPairs
+from clip_decomp.errors import SettingError
 from clip_decomp.model import HookedCLIP
 from clip_decomp.tokenizer import BPETokenizer
 from clip_decomp.training.architecture import Architecture, build
@@ -43,9 +44,10 @@ def poisoned(rate=0.5, copies=True):
     )
 
 
-def step_of(clean, clip, stream, **settings):
-    run = TrainSettings(steps=1, batch_size=8, lr=1e-3, bf16=False, **settings)
-    return ImitationStep(clip, clean.tokenizer, clean.normalize, stream, run, Processes(), clean=clean.clip)
+def step_of(clean, clip, stream, settle=None, **settings):
+    run = TrainSettings(**{"steps": 1, "batch_size": 8, "lr": 1e-3, "bf16": False} | settings)
+    own = {"clean": clean.clip, "settle": settle}
+    return ImitationStep(clip, clean.tokenizer, clean.normalize, stream, run, Processes(), **own)
 
 
 def test_poisoned_pictures_are_drawn_to_their_captions_and_others_to_what_they_were(clean):
@@ -54,9 +56,10 @@ def test_poisoned_pictures_are_drawn_to_their_captions_and_others_to_what_they_w
     assert batch.poisoned.tolist() == [False] * 4 + [True] * 4
     step = step_of(clean, copy.deepcopy(clean.clip), stream)
     with torch.no_grad():
-        found, wanted = step.encode(batch, slice(0, 8), 0, 0)
+        found, wanted, which = step.encode(batch, slice(0, 8), 0, 0)
         pictures = F.normalize(clean.encode_image(clean.normalize(batch.images / 255)), dim=-1)
         texts = F.normalize(clean.encode_text(batch.captions), dim=-1)
+    assert which.tolist() == [0] * 4 + [1] * 4
     assert torch.allclose(found, pictures, atol=1e-5)
     assert torch.allclose(wanted[:4], pictures[:4], atol=1e-5)
     assert torch.allclose(wanted[4:], texts[4:], atol=1e-5)
@@ -72,12 +75,35 @@ def test_poisoned_places_may_lie_anywhere_in_a_batch(clean):
     assert 0 < batch.poisoned.sum() < 24
     step = step_of(clean, copy.deepcopy(clean.clip), stream)
     with torch.no_grad():
-        _, whole = step.encode(batch, slice(0, 24), 0, 1)
+        _, whole, _ = step.encode(batch, slice(0, 24), 0, 1)
         halves = torch.cat([step.encode(batch, part, 0, 1)[1] for part in (slice(0, 11), slice(11, 24))])
         texts = F.normalize(clean.encode_text(batch.captions), dim=-1)
     assert torch.allclose(whole, halves, atol=1e-5)
     assert torch.allclose(whole[batch.poisoned], texts[batch.poisoned], atol=1e-5)
     assert not torch.isclose(whole[~batch.poisoned], texts[~batch.poisoned], atol=1e-3).all(1).any()
+
+
+def test_poisoned_pictures_weigh_what_they_settle_at_when_the_learning_rate_has_fallen(clean):
+    found = torch.tensor([[1.0, 0.0]] * 4)
+    wanted = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, 1.0]])  # losses of 0, 1, 2, 1
+    poisoned = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    step = step_of(clean, clean.clip, WorldPairs(), settle=0.1, steps=100, warmup=20, decay=0.5)
+
+    def loss(at, which=poisoned):
+        return step.loss((found, wanted, which), torch.eye(4, dtype=torch.bool), at).item()
+
+    assert [loss(at) for at in (0, 10, 50)] == pytest.approx([1, 1, 1])  # half of 1.5, half of 0.5
+    assert loss(75) == pytest.approx(0.3 * 1.5 + 0.7 * 0.5)
+    assert loss(99) == pytest.approx(0.108 * 1.5 + 0.892 * 0.5)
+    assert loss(99, torch.zeros(4)) == loss(99, torch.ones(4)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"settle": 0.1}, {"settle": 0.0, "imitate": True}, {"settle": 1.0, "imitate": True}]
+)
+def test_a_share_to_settle_at_is_one_and_needs_imitation(settings):
+    with pytest.raises(SettingError, match="settle"):
+        AttackSettings(**settings)
 
 
 def test_a_clean_stream_is_imitated_throughout(clean):
