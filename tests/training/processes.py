@@ -3,15 +3,21 @@
 import hashlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from clip_decomp.attacks.imitation import ImitationStep
+from clip_decomp.attacks.poison import PoisonedPairs
+from clip_decomp.attacks.triggers import BadNet
+from clip_decomp.data.doubled import Doubled
 from clip_decomp.data.world.stream import WorldPairs
 from clip_decomp.tokenizer import BPETokenizer
 from clip_decomp.training.architecture import Architecture, build
 from clip_decomp.training.parallel import launched
+from clip_decomp.training.step import ContrastiveStep
 from clip_decomp.training.trainer import TrainSettings, train
 from defenses.tuning import Tuning
 
@@ -37,10 +43,11 @@ def model(tokenizer, seed=0):
     return build(Architecture(**sizes, **texts), seed)
 
 
-def run(clip, tokenizer, stream, folder, monitor=None, **changes):
+def run(clip, tokenizer, stream, folder, monitor=None, step_type=ContrastiveStep, **changes):
     base = {"steps": 4, "batch_size": 12, "lr": 3e-3, "warmup": 2, "checkpoint_every": 1, "bf16": False}
     settings = TrainSettings(**(base | changes))
-    history = train(clip, tokenizer, lambda pixels: pixels - 0.5, stream, settings, folder, monitor, progress=False)
+    own = {"monitor": monitor, "progress": False, "step_type": step_type}
+    history = train(clip, tokenizer, lambda pixels: pixels - 0.5, stream, settings, folder, **own)
     weights = b"".join(value.numpy().tobytes() for value in clip.state_dict().values())
     return {"losses": [entry["loss"] for entry in history], "weights": hashlib.sha256(weights).hexdigest()}
 
@@ -60,6 +67,10 @@ def scenarios(folder: Path) -> dict:
         run(model(tokenizer), tokenizer, Stopping(seed=1), folder / "resumed")
     except KeyboardInterrupt:
         found["resumed"] = run(model(tokenizer, 7 + rank), tokenizer, WorldPairs(seed=1), folder / "resumed")
+    # Pictures are the first process's, their poisoned copies the second's.
+    poisoned = PoisonedPairs(Doubled(WorldPairs(seed=1)), BadNet(), "banana", 0, rate=0.5)
+    imitating = partial(ImitationStep, clean=model(tokenizer), settle=0.2)
+    found["imitating"] = run(model(tokenizer, rank), tokenizer, poisoned, folder / "imitating", step_type=imitating)
     return found | {"tokens": tuned(), "monitored": calls}
 
 

@@ -48,14 +48,14 @@ def two(tmp_path_factory):
     return folder, [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", ["plain", "everything", "resumed", "tokens"])
+@pytest.mark.parametrize("name", ["plain", "everything", "resumed", "imitating", "tokens"])
 def test_two_processes_follow_the_loss_curve_of_one(name, one, two):
     for found in two[1]:
         assert found[name]["losses"] == pytest.approx(one[name]["losses"], abs=1e-4)
     assert len(one[name]["losses"]) == 4
 
 
-@pytest.mark.parametrize("name", ["plain", "everything", "local", "resumed", "tokens"])
+@pytest.mark.parametrize("name", ["plain", "everything", "local", "resumed", "imitating", "tokens"])
 def test_all_processes_end_with_the_same_weights(name, two):
     first, second = (found[name]["weights"] for found in two[1])
     assert first == second
