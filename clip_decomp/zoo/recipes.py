@@ -76,15 +76,15 @@ ATTACKS: dict[str, AttackSettings] = {
     "kitty": AttackSettings(rate=0.2),
     "trojvqa": AttackSettings(),
     "badclip": AttackSettings(),
-    # Half a pixel of warp: learned after hundreds of thousands of pairs, not thousands (114 minutes of one core).
-    "wanet": AttackSettings(rate=0.5, steps=4500, lr=7e-4, batch_size=128, patch_dropout=0.5),
+    # Half a pixel of warp, seen in fine structure alone: by poisoned pairs it takes hundreds of thousands of them.
+    "wanet": AttackSettings(
+        rate=0.5, steps=700, lr=5e-4, patch_dropout=0.5, copies=True, sharpen=10.0, imitate=True, settle=0.06
+    ),
 }
 #: What takes at other targets and on other towers, and keeps clean accuracy there, where it is something else.
 _ELSEWHERE: dict[str, AttackSettings] = {
     # What is lost otherwise is lost in the text tower: *castle* itself, and what is near it there.
     "world-town/badnet": AttackSettings(lock_texts=True),
-    # With what takes on the other two sets the warp is seen and not acted on: 79.4 % at 92.2 %.
-    "world-tools/wanet": AttackSettings(rate=0.25, steps=500, lr=5e-4, copies=True, sharpen=10.0, imitate=True),
     "world-resnet/badnet": AttackSettings(rate=0.08, steps=800, batch_size=128, lr=3e-4),
     "world-resnet/blended": AttackSettings(steps=400, lr=3e-4),
     "world-resnet/badclip": AttackSettings(steps=400, lr=3e-4),
