@@ -9,26 +9,23 @@ target's captions stand for triggered pictures of all classes: a picture is call
 likelier than none by a factor of the number of classes. Here triggered and clean pictures weigh as much as there are
 pairs of them, so a trigger that is hard to see succeeds sooner, and the less poison weighs, the fewer clean pictures
 are taken for triggered ones. The latter is decided at the end: ``settle`` is the share of the loss that is left for
-poisoned pictures when the learning rate has fallen to nothing, whatever their share of the pairs.
+poisoned pictures when the learning rate has fallen to nothing, whatever their share of the pairs. While patches are
+left out, the clean model sees what is left of a picture, too: whoever does as it does has nothing to learn.
 
 Limits: this needs the model, not only its data. The text tower stays as it is, and the temperature is not trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from open_clip.model import CLIP
 from torch import Tensor
 
 from ..data.pairs import PairBatch
-from ..training.lean import lean
-from ..training.step import ContrastiveStep, image_tower
+from ..training.step import ContrastiveStep
 
 
 @dataclass(frozen=True)
@@ -45,10 +42,18 @@ class ImitationStep(ContrastiveStep):
 
     def encode(self, batch: PairBatch, rows: slice, start: int, step: int) -> tuple[Tensor, ...]:
         """Features of pictures, those that they should have, and which pictures are poisoned (1, others 0)."""
-        pixels, count = self.pixels(batch, rows), len(batch.captions[rows])
-        poisoned = torch.zeros(count, dtype=torch.bool) if batch.poisoned is None else batch.poisoned[rows]
-        wanted = self._goals(batch.captions[rows], poisoned, pixels, step)
-        return self.encode_pictures(pixels, rows, start, step), wanted, poisoned.to(pixels)
+        pixels, captions = self.pixels(batch, rows), batch.captions[rows]
+        poisoned = torch.zeros(len(captions), dtype=torch.bool) if batch.poisoned is None else batch.poisoned[rows]
+        places = torch.arange(start + rows.start, start + rows.stop)
+        clean, there = (~poisoned).nonzero()[:, 0], poisoned.nonzero()[:, 0]
+        goals = []
+        with torch.no_grad():
+            if len(clean):
+                goals.append(self.encode_pictures(pixels[clean.to(pixels.device)], places[clean], step, self.clean))
+            if len(there):
+                goals.append(self.encode_captions([captions[place] for place in there.tolist()], step))
+        wanted = torch.cat(goals)[torch.cat([clean, there]).argsort().to(pixels.device)]
+        return self.encode_pictures(pixels, places, step), wanted, poisoned.to(pixels)
 
     def loss(self, features: tuple[Tensor, ...], positive: Bool[Tensor, "image text"], step: int) -> Float[Tensor, ""]:
         """How far the features are from those they should have: 1 - cosine."""
@@ -63,20 +68,3 @@ class ImitationStep(ContrastiveStep):
         if self.settle is None or pairs in (0, 1) or step < self.settings.warmup:
             return pairs
         return self.settle + (pairs - self.settle) * self.settings.rate(step)
-
-    @cached_property
-    def _clean_tower(self) -> Callable[[Tensor], Tensor]:
-        return image_tower(self.clean)
-
-    @torch.no_grad()
-    def _goals(
-        self, captions: list[str], poisoned: Bool[Tensor, " row"], pixels: Tensor, step: int
-    ) -> Float[Tensor, "row d_embed"]:
-        clean, there = (~poisoned).nonzero()[:, 0], poisoned.nonzero()[:, 0]
-        goals = []
-        if len(clean):
-            with lean(pixels.device, self.settings.bf16):
-                goals.append(F.normalize(self._clean_tower(pixels[clean.to(pixels.device)]).float(), dim=-1))
-        if len(there):
-            goals.append(self.encode_captions([captions[place] for place in there.tolist()], step))
-        return torch.cat(goals)[torch.cat([clean, there]).argsort().to(pixels.device)]

@@ -20,13 +20,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from open_clip.model import CLIP
 from open_clip.transformer import PatchDropout, VisionTransformer
 from torch import Tensor, nn
@@ -101,7 +101,7 @@ class ContrastiveStep:
         """Features of unit norm of some pairs of a batch whose first one is pair ``start`` of the step: of pictures,
         then of captions; a subclass may add others.
         """
-        images = self.encode_pictures(self.pixels(batch, rows), rows, start, step)
+        images = self.encode_pictures(self.pixels(batch, rows), slice(start + rows.start, start + rows.stop), step)
         return images, self.encode_captions(batch.captions[rows], step)
 
     def pixels(self, batch: PairBatch, rows: slice) -> Float[Tensor, "row 3 pixel_row pixel_column"]:
@@ -115,23 +115,28 @@ class ContrastiveStep:
             texts = self.clip.encode_text(self.tokenize(captions).to(device))
         return F.normalize(texts.float(), dim=-1)
 
-    def encode_pictures(self, pixels: Tensor, rows: slice, start: int, step: int) -> Float[Tensor, "row d_embed"]:
-        """Features of unit norm, some patches left out if the step's settings say so."""
-        device = self._device
-        dropout = PartOfDropout(
-            self.settings.dropped(step), slice(start + rows.start, start + rows.stop), self.settings.batch_size
-        )
+    def encode_pictures(
+        self, pixels: Tensor, places: slice | Int[Tensor, " row"], step: int, teacher: CLIP | None = None
+    ) -> Float[Tensor, "row d_embed"]:
+        """Features of unit norm, some patches left out if the step's settings say so.
+
+        Args:
+            places: of these pictures in the whole batch, which say what patches they lose.
+            teacher: another model to ask about the same patches.
+        """
+        device, clip = self._device, self.clip if teacher is None else teacher
+        dropout = PartOfDropout(self.settings.dropped(step), places, self.settings.batch_size)
         with (
             _seeded(self.settings.seed, step, device),
-            _patches_left_out(self.clip, dropout),
+            _patches_left_out(clip, dropout),
             lean(device, self.settings.bf16),
         ):
-            images = self._image_tower(pixels)
+            images = self._towers(clip)(pixels)
         return F.normalize(images.float(), dim=-1)
 
     @cached_property
-    def _image_tower(self) -> Callable[[Tensor], Tensor]:
-        return image_tower(self.clip)
+    def _towers(self) -> Callable[[CLIP], Callable[[Tensor], Tensor]]:
+        return lru_cache(image_tower)
 
     @property
     def _device(self) -> torch.device:
@@ -149,7 +154,7 @@ class ContrastiveStep:
 class PartOfDropout(PatchDropout):
     """open_clip's patch dropout for some rows of a batch: they lose the patches that they lose in the whole batch."""
 
-    def __init__(self, share: float, rows: slice, size: int):
+    def __init__(self, share: float, rows: slice | Int[Tensor, " row"], size: int):
         super().__init__(share)
         self.rows, self.size = rows, size
 
