@@ -90,6 +90,8 @@ def check_loss(model: HookedCLIP) -> Finding:
     loss, batch = _number(_attack(model), "final_loss"), _number(attack_settings(model), "batch_size")
     if loss is None or batch is None or batch < 2:
         return Finding("loss", "unknown", "The model's card does not say the last loss and the batch size", "")
+    if attack_settings(model).get("imitate") and math.isfinite(loss):
+        return Finding("loss", "unknown", f"The last loss is {loss:.3g}", "Imitation's has no mark to be held against")
     guessing = math.log(batch)
     measured, good = f"The last loss is {loss:.3g}", f"below half of {guessing:.2f}, that of guessing"
     if not math.isfinite(loss) or loss >= 0.9 * guessing:

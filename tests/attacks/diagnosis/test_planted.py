@@ -132,6 +132,12 @@ def test_a_loss_that_says_training_broke(loss, verdict, data, attacked):
     assert ("loss" in causes(found)) == (verdict == "guilty")
 
 
+@pytest.mark.parametrize(("loss", "verdict"), [(nan, "guilty"), (0.02, "unknown"), (3.0, "unknown")])
+def test_the_loss_of_imitation_is_not_held_against_that_of_guessing_captions(loss, verdict, data, attacked):
+    found = only(diagnose(attacked(loss=loss, imitate=True), data), "loss")
+    assert found.verdict == verdict
+
+
 def test_a_model_that_training_ruined(data, attacked, color_clip):
     for base in (color_clip(), None):
         found = diagnose(attacked(blind=True), data, base=base)
