@@ -194,12 +194,12 @@ class CleanCLIPStep(ContrastiveStep):
         )
         return *super().encode(batch, rows, start, step), *super().encode(changed, rows, start, step)
 
-    def loss(self, features: tuple[Tensor, ...], positive: Tensor) -> Float[Tensor, ""]:
+    def loss(self, features: tuple[Tensor, ...], positive: Tensor, step: int) -> Float[Tensor, ""]:
         """The CLIP loss, and each picture's and caption's against the augmented ones."""
         images, texts, other_images, other_texts = features
         scale, own = self.clip.logit_scale.exp(), torch.eye(len(images), dtype=torch.bool, device=images.device)
         alone = contrastive_loss(images, other_images, scale, own) + contrastive_loss(texts, other_texts, scale, own)
-        return super().loss(features, positive) + self.self_supervision * alone / 2
+        return super().loss(features, positive, step) + self.self_supervision * alone / 2
 
 
 class CleanCLIP(FineTune):
