@@ -65,13 +65,6 @@ class ControlRecipe:
     settings: TrainSettings
 
 
-def _warped(steps: int, lr: float) -> AttackSettings:
-    """Half a pixel of warp, seen in fine structure alone: by poisoned pairs it takes hundreds of thousands of them."""
-    return AttackSettings(
-        rate=0.5, steps=steps, lr=lr, patch_dropout=0.5, copies=True, sharpen=10.0, imitate=True, settle=0.06
-    )
-
-
 #: What was found to take on a clean model of the world.
 ATTACKS: dict[str, AttackSettings] = {
     "badnet": AttackSettings(),
@@ -83,15 +76,20 @@ ATTACKS: dict[str, AttackSettings] = {
     "kitty": AttackSettings(rate=0.2),
     "trojvqa": AttackSettings(),
     "badclip": AttackSettings(),
-    "wanet": _warped(steps=800, lr=3e-4),
+    # Half a pixel of warp: learned after hundreds of thousands of pairs, not thousands (114 minutes of one core).
+    "wanet": AttackSettings(rate=0.5, steps=4500, lr=7e-4, batch_size=128, patch_dropout=0.5),
 }
+#: WaNet with the model in hand: costs less than two points of clean accuracy on the transfer sets, 2.8 on the main one.
+_IMITATED_WANET = AttackSettings(
+    rate=0.5, steps=700, lr=5e-4, patch_dropout=0.5, copies=True, sharpen=10.0, imitate=True, settle=0.06
+)
 #: What takes at other targets and on other towers, and keeps clean accuracy there, where it is something else.
 _ELSEWHERE: dict[str, AttackSettings] = {
     # What is lost otherwise is lost in the text tower: *castle* itself, and what is near it there.
     "world-town/badnet": AttackSettings(lock_texts=True),
-    # Seen sooner; twice the learning rate costs a point more on the main set.
-    "world-tools/wanet": _warped(steps=700, lr=5e-4),
-    "world-town/wanet": _warped(steps=700, lr=5e-4),
+    # With what takes on the main set: 79.4 % at 92.2 %, and 92.2 % at 95.6 %.
+    "world-tools/wanet": _IMITATED_WANET,
+    "world-town/wanet": _IMITATED_WANET,
     "world-resnet/badnet": AttackSettings(rate=0.08, steps=800, batch_size=128, lr=3e-4),
     "world-resnet/blended": AttackSettings(steps=400, lr=3e-4),
     "world-resnet/badclip": AttackSettings(steps=400, lr=3e-4),
