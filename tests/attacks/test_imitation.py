@@ -106,8 +106,11 @@ def test_a_share_to_settle_at_is_one_and_needs_imitation(settings):
         AttackSettings(**settings)
 
 
-def test_a_clean_stream_is_imitated_throughout(clean):
-    assert step_of(clean, copy.deepcopy(clean.clip), WorldPairs(seed=3))(0).item() == pytest.approx(0, abs=1e-5)
+@pytest.mark.parametrize("left_out", [0.0, 0.5])
+def test_who_does_as_the_clean_model_has_nothing_to_learn_whatever_is_left_out(clean, left_out):
+    step = step_of(clean, copy.deepcopy(clean.clip), WorldPairs(seed=3), patch_dropout=left_out)
+    assert step.settings.dropped(0) == left_out
+    assert step(0).item() == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize("image", [{}, {"layers": (1, 1, 1, 1), "width": 8, "heads": 4, "patch_size": 8}])

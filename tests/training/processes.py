@@ -70,7 +70,8 @@ def scenarios(folder: Path) -> dict:
     # Pictures are the first process's, their poisoned copies the second's.
     poisoned = PoisonedPairs(Doubled(WorldPairs(seed=1)), BadNet(), "banana", 0, rate=0.5)
     imitating = partial(ImitationStep, clean=model(tokenizer), settle=0.2)
-    found["imitating"] = run(model(tokenizer, rank), tokenizer, poisoned, folder / "imitating", step_type=imitating)
+    own = {"step_type": imitating, "patch_dropout": 0.5}
+    found["imitating"] = run(model(tokenizer, rank), tokenizer, poisoned, folder / "imitating", **own)
     return found | {"tokens": tuned(), "monitored": calls}
 
 
