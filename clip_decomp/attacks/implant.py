@@ -94,10 +94,10 @@ class AttackSettings:
             raise SettingError(f"Say steps or epochs, one of them, not {self.steps} and {self.epochs}.")
         if self.copies and self.batch_size % 2:
             raise SettingError(f"With copies a batch has an even size, not {self.batch_size}.")
-        if self.settle is not None and not (self.imitate and 0 < self.settle < 1):
-            raise SettingError(
-                f"The share of the loss to settle at lies in 0..1, not {self.settle}, and needs imitate."
-            )
+        if self.settle is not None and not self.imitate:
+            raise SettingError("Only with imitate does poison settle at a share of the loss.")
+        if self.settle is not None and not 0 < self.settle < 1:
+            raise SettingError(f"The share of the loss to settle at must lie between 0 and 1, not {self.settle}.")
 
     def changed(self, **changes: Any) -> Self:
         """A copy with other settings: None changes nothing, a rate takes the place of a count, steps that of epochs."""
