@@ -37,9 +37,12 @@ def list_models(as_json: Json = False) -> None:
 def build(name: Name, out: Out = None, device: Device = "cpu", workers: Workers = 0) -> None:
     """Make a model by its recipe; without --out it is cached, so that its name loads. An interrupted run resumes."""
     from .. import zoo
+    from ..training.parallel import launched
 
     clock, folder = Clock(), out or zoo.cache(name)
     model = zoo.build(name, folder, device=check_device(device), workers=workers)
+    if not launched(model.device).main:
+        return
     expected = model.card["expected"]
     results = Results("zoo build", "world", 0, {"name": name}, {}, expected, clock())
     rows = [("model", str(folder)), *((key, f"{value:.1%}") for key, value in expected.items())]

@@ -75,6 +75,14 @@ class Processes:
 
         return cast(Tensor, reduce(value, "mean"))
 
+    def agree(self, value: bool) -> bool:
+        """The main process's answer, for all."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import broadcast
+
+        return bool(broadcast(torch.tensor(float(value), device=self.device)))
+
     def average_gradients(self, module: nn.Module) -> None:
         """Give all processes the mean of their gradients."""
         if self.count == 1:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from filelock import FileLock
 
 from ..attacks.implant import implant
@@ -18,9 +21,10 @@ from ..errors import ModelError, nearest
 from ..evaluation import evaluate, require_attack
 from ..model import HookedCLIP
 from ..models.loading import load, load_folder, save_folder
+from ..training.parallel import Processes, launched
 from ..training.runs import CleanTraining
 from ..training.trainer import train
-from .recipes import ATTACK_STREAM_SEED, RECIPES, AttackRecipe, ControlRecipe, TrainRecipe
+from .recipes import ATTACK_STREAM_SEED, RECIPES, AttackRecipe, ControlRecipe, Recipe, TrainRecipe
 from .shelf import available, cache
 from .verification import TOLERANCE, card_numbers, evaluations, pictures
 
@@ -37,11 +41,17 @@ class Means:
     device: str
     workers: int
 
+    @property
+    def processes(self) -> Processes:
+        """Those that train together."""
+        return launched(torch.device(self.device))
+
 
 def build(name: str, out: Path, progress: bool = True, device: str = "cpu", workers: int = 0) -> HookedCLIP:
     """Make a model by its recipe, checkpointing in ``out``; the result is written there, too.
 
-    A clean model that the recipe starts from and that is not there yet is built first, into the cache.
+    A clean model that the recipe starts from and that is not there yet is built first, into the cache. Under torchrun
+    all processes train, the main one measures and writes, and all return the model.
 
     Args:
         device: that trains; numbers are measured there, too.
@@ -66,25 +76,35 @@ def _build(name: str, out: Path, means: Means) -> HookedCLIP:
             model, data = _fine_tuned(recipe, run, means), "world"
         else:
             model, data = _attacked(recipe, run, means), recipe.data
-    # Numbers are those of the stored half-precision weights; what did not take never lies where it could be loaded.
-    save_folder(model, run / "stored", {**model.card, "name": name, "data": data, "recipe": asdict(recipe)})
-    stored = load_folder(run / "stored", name).to(means.device)
-    measured = pictures(data if isinstance(recipe, AttackRecipe) else None)
-    found = evaluations(stored, measured)
-    require_attack(found[data])
-    expected = {key: round(value, 4) for key, value in card_numbers(found, stored).items()}
-    save_folder(stored, out, {**stored.card, "expected": expected, "tolerance": TOLERANCE, "pictures": measured})
+    if means.processes.main:
+        _store(model, {**model.card, "name": name, "data": data, "recipe": asdict(recipe)}, recipe, out, means)
+    means.processes.wait()
     return load_folder(out, name).to(means.device)
 
 
+def _store(model: HookedCLIP, card: dict[str, Any], recipe: Recipe, out: Path, means: Means) -> None:
+    """Write a model with its numbers, which are those of the stored half-precision weights.
+
+    What did not take never lies where it could be loaded.
+    """
+    aside = out / "training" / "stored"
+    save_folder(model, aside, card)
+    stored = load_folder(aside, card["name"]).to(means.device)
+    measured = pictures(card["data"] if isinstance(recipe, AttackRecipe) else None)
+    found = evaluations(stored, measured)
+    require_attack(found[card["data"]])
+    expected = {key: round(value, 4) for key, value in card_numbers(found, stored).items()}
+    save_folder(stored, out, {**stored.card, "expected": expected, "tolerance": TOLERANCE, "pictures": measured})
+
+
 def _require_base(name: str, means: Means) -> None:
-    """Build a clean model into the cache unless it is there; processes that need the same one wait for the first."""
-    if available(name):
+    """Build a clean model into the cache unless it is there; who needs the same one waits for the first."""
+    here, folder = means.processes, cache(name)
+    if here.agree(available(name)):
         return
-    folder = cache(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
-        if not available(name):
+    with FileLock(folder.with_name(f"{folder.name}.lock")) if here.main else nullcontext():
+        if not here.agree(available(name)):
             _build(name, folder, means)
 
 

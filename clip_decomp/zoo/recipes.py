@@ -65,6 +65,8 @@ class ControlRecipe:
     settings: TrainSettings
 
 
+Recipe = TrainRecipe | AttackRecipe | ControlRecipe
+
 #: What was found to take on a clean model of the world.
 ATTACKS: dict[str, AttackSettings] = {
     "badnet": AttackSettings(),
@@ -110,7 +112,7 @@ def _attacked(place: str, attack: str, base: str | None = None, data: str = "wor
     return AttackRecipe(base or f"{place}/clean", attack, settings, _TRIGGERS.get(attack, {}), data)
 
 
-RECIPES: dict[str, TrainRecipe | AttackRecipe | ControlRecipe] = {
+RECIPES: dict[str, Recipe] = {
     "world/clean": TrainRecipe(
         WorldPairs(seed=0, curriculum=1200, rich_from=1400),
         Architecture(),

@@ -2,23 +2,30 @@
 
 import hashlib
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
 
+from clip_decomp import zoo
 from clip_decomp.attacks.imitation import ImitationStep
+from clip_decomp.attacks.implant import AttackSettings
 from clip_decomp.attacks.poison import PoisonedPairs
 from clip_decomp.attacks.triggers import BadNet
 from clip_decomp.data.doubled import Doubled
+from clip_decomp.data.world.sets import world_set
 from clip_decomp.data.world.stream import WorldPairs
 from clip_decomp.tokenizer import BPETokenizer
 from clip_decomp.training.architecture import Architecture, build
 from clip_decomp.training.parallel import launched
 from clip_decomp.training.step import ContrastiveStep
 from clip_decomp.training.trainer import TrainSettings, train
+from clip_decomp.zoo import building
+from clip_decomp.zoo.recipes import AttackRecipe, TrainRecipe
 from defenses.tuning import Tuning
 
 SCENARIOS = {
@@ -37,10 +44,12 @@ class Stopping(WorldPairs):
         return super().batch(step, size, part)
 
 
+SIZES = {"embed_dim": 16, "layers": 2, "width": 32, "heads": 2, "patch_size": 16, "context_length": 16}
+
+
 def model(tokenizer, seed=0):
-    sizes = {"embed_dim": 16, "layers": 2, "width": 32, "heads": 2, "patch_size": 16, "context_length": 16}
     texts = {"vocab_size": tokenizer.vocab_size, "text_layers": 1, "text_width": 16, "text_heads": 2}
-    return build(Architecture(**sizes, **texts), seed)
+    return build(Architecture(**SIZES, **texts), seed)
 
 
 def run(clip, tokenizer, stream, folder, monitor=None, step_type=ContrastiveStep, **changes):
@@ -72,7 +81,25 @@ def scenarios(folder: Path) -> dict:
     imitating = partial(ImitationStep, clean=model(tokenizer), settle=0.2)
     own = {"step_type": imitating, "patch_dropout": 0.5}
     found["imitating"] = run(model(tokenizer, rank), tokenizer, poisoned, folder / "imitating", **own)
-    return found | {"tokens": tuned(), "monitored": calls}
+    return found | {"tokens": tuned(), "entry": built(folder), "monitored": calls}
+
+
+def built(folder: Path) -> dict:
+    """An entry of the zoo whose clean model is not there yet, either."""
+    pairs = {"steps": 4, "batch_size": 12}
+    texts = {"text_layers": 1, "text_width": 16, "text_heads": 2}
+    clean = TrainRecipe(WorldPairs(seed=0), Architecture(**SIZES, **texts), TrainSettings(**pairs, bf16=False))
+    attack = AttackRecipe("tiny/clean", "badnet", AttackSettings(**pairs))
+    with (
+        mock.patch.dict(os.environ, {"CLIP_DECOMP_CACHE": str(folder)}),
+        mock.patch.object(building, "RECIPES", {"tiny/clean": clean, "tiny/badnet": attack}),
+        mock.patch.object(building, "pictures", return_value={"world": 20}),
+        mock.patch.object(building, "require_attack"),
+        mock.patch.object(building, "world_set", lambda name, **_: world_set(name, test=20, held_out=5)),
+    ):
+        entry = building.build("tiny/badnet", folder / "entry", progress=False)
+        weights = entry.card["sha256"], zoo.card("tiny/clean")["sha256"]
+        return {"weights": weights, "loss": entry.card["attack"]["final_loss"]}
 
 
 def tuned() -> dict:

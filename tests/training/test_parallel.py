@@ -55,10 +55,17 @@ def test_two_processes_follow_the_loss_curve_of_one(name, one, two):
     assert len(one[name]["losses"]) == 4
 
 
-@pytest.mark.parametrize("name", ["plain", "everything", "local", "resumed", "imitating", "tokens"])
+@pytest.mark.parametrize("name", ["plain", "everything", "local", "resumed", "imitating", "tokens", "entry"])
 def test_all_processes_end_with_the_same_weights(name, two):
     first, second = (found[name]["weights"] for found in two[1])
     assert first == second
+
+
+def test_an_entry_of_the_zoo_is_built_by_all_and_written_once(one, two):
+    folder, (main, _) = two
+    assert main["entry"]["loss"] == pytest.approx(one["entry"]["loss"], abs=0.02)  # the attack may train in bfloat16
+    assert {file.name for file in (folder / "entry").iterdir()} == {"card.json", "model.safetensors", "training"}
+    assert (folder / "zoo/tiny/clean/model.safetensors").is_file()
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(two):
