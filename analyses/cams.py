@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clip_decomp.methods.gradcam import gradcam, gradcam_resnet
@@ -41,12 +41,17 @@ class OnTrigger:
     Attributes:
         share: of the map's mass, on the patches that the trigger changes.
         chance: the share of a map that is the same everywhere.
-        empty: how many maps are zero everywhere.
+        there: which maps are not zero everywhere.
     """
 
     share: Float[Tensor, " image"]
     chance: Float[Tensor, " image"]
-    empty: int
+    there: Bool[Tensor, " map"]
+
+    @property
+    def empty(self) -> int:
+        """How many maps are zero everywhere."""
+        return int((~self.there).sum())
 
     def __str__(self) -> str:
         if not len(self.share):
@@ -66,7 +71,7 @@ def on_trigger(
     patches = F.adaptive_max_pool2d(changed, maps.shape[1:])[:, 0]
     mass, own = maps.flatten(1).sum(1), (maps * patches).flatten(1).sum(1)
     there = mass > 0
-    return OnTrigger((own / mass)[there], patches.flatten(1).mean(1)[there], int((~there).sum()))
+    return OnTrigger((own / mass)[there], patches.flatten(1).mean(1)[there], there)
 
 
 def looks(

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from clip_decomp.ablation import AblationResult
 from clip_decomp.errors import SettingError
 
-#: The attacks of the paper; SIG, a perturbation of the whole image, is put with the global ones.
-LOCAL, GLOBAL = ("badnet", "kitty"), ("blended", "reflection", "sig")
+#: The paper's figure 1 and, of patches, its table 5; SIG, a perturbation of the whole image, is ours.
+LOCAL, GLOBAL = ("badnet", "kitty", "badclip", "label-consistent"), ("blended", "reflection", "issba", "sig")
 _BREAKS, _LEAVES = 0.5, 0.8
 #: MLPs at the end of the tower that finding 2 is about.
 LATE_MLPS = 5

@@ -23,6 +23,10 @@ def figures(
     scale: Annotated[str, typer.Option(help="world, imagenet, or another with --models and --data.")] = _WORLD,
     models: Annotated[Path | None, typer.Option(help="Folder with one model an attack, named after it.")] = None,
     data: Annotated[str | None, typer.Option(help="Where the pictures are; the cards' by default.")] = None,
+    other: Annotated[
+        list[str] | None,
+        typer.Option(help="Another set of the papers: 'Caltech-101=caltech101=FOLDER', ImageNet-V2=...; repeated."),
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="At most this many test pictures of each model.")] = 400,
     held_out: Annotated[int, typer.Option(min=40, help="At most this many clean ones to fit to.")] = 400,
     plan: Annotated[bool, typer.Option("--plan", help="Only say which trainings are missing, and their time.")] = False,
@@ -65,8 +69,13 @@ def figures(
         raise SettingError("The imagenet scale needs --models and --data; --dry-run says which, and how long it takes.")
     if scale != _WORLD and models is None:
         raise SettingError(f"The zoo has no models of scale {scale!r}: name a folder with one an attack with --models.")
+    for each in also or ():
+        if not each.is_dir():
+            raise SettingError(f"--also {each}: there is no such folder; point to one that --out or its default named.")
+    if reproduction is not None and not reproduction.absolute().parent.is_dir():
+        raise SettingError(f"--reproduction {reproduction}: there is no folder {reproduction.parent} to write to.")
     folder = out or Path("runs/figures") / scale
-    setting = Setting(scale, models, data, images, held_out, seed, device)
+    setting = Setting(scale, models, data, images, held_out, seed, device, _others(other or (), scale))
     bench = Bench(setting, folder / "measured")
     if plan or train:
         lines = trained(items, bench, folder / "locks") if train else _plan(items, bench)
@@ -75,8 +84,7 @@ def figures(
     console, runs = Console(soft_wrap=True, quiet=as_json), []
     for each in run(items, setting, folder):
         runs.append(each)
-        left = f"; without {', '.join(each.left_out)}" if each.left_out else ""
-        console.print(f"{each.item.name}: {each.state}{left}", highlight=False)
+        console.print("\n  ".join(_told(each)), highlight=False, markup=False)
     files = [write(ITEMS, runs, folder)]
     if reproduction is not None:
         folders = {scale: folder} | {each.name: each for each in also or ()}
@@ -85,6 +93,26 @@ def figures(
     console.print("\n".join(map(str, files)), highlight=False)
     if as_json:
         _print_json({"scale": scale, "items": [_done(each) for each in runs], "files": list(map(str, files))})
+
+
+def _others(given: Iterable[str], scale: str) -> tuple[tuple[str, str], ...]:
+    """Names and descriptions of further sets."""
+    from clip_decomp.errors import SettingError, nearest
+
+    from ..figures.bench import WORLD_SETS
+
+    found = []
+    for each in given:
+        name, _, spec = each.partition("=")
+        if scale == _WORLD:
+            raise SettingError(f"--other {each}: the world has all sets; this is for other scales.")
+        if name not in WORLD_SETS or not spec:
+            raise SettingError(
+                f"--other takes SET=DATA with one of the papers' sets, not {each!r}; did you mean one of "
+                f"{nearest(name, list(WORLD_SETS))}?"
+            )
+        found.append((name, spec))
+    return tuple(found)
 
 
 def _tell(what: str, lines: Iterable[str], as_json: bool) -> None:
@@ -109,6 +137,19 @@ def _done(each: Run) -> dict[str, Any]:
 
     claims = (settings_of(each.folder) or {}).get("verdicts", []) if each.state != "left out" else []
     return {"name": each.item.name, "state": each.state, "left_out": each.left_out, "claims": claims}
+
+
+def _told(each: Run) -> list[str]:
+    """What became of a figure, what it decided and what it went without."""
+    from ..figures.items import Verdict
+
+    found = _done(each)
+    decided = [Verdict(**claim).sentence for claim in found["claims"]]
+    return [
+        f"{each.item.name}: {each.state}",
+        *decided,
+        *(f"without {name}: {why}" for name, why in each.left_out.items()),
+    ]
 
 
 def _plan(items, bench) -> list[str]:

@@ -22,6 +22,7 @@ from clip_decomp.methods.embedding import Embedding, embed, paired_features
 from clip_decomp.methods.embedding_inputs import largest_perplexity
 from clip_decomp.model import HookedCLIP
 from clip_decomp.models.fingerprint import fingerprint
+from clip_decomp.models.loading import load
 from clip_decomp.zeroshot import sided_vectors
 from clip_decomp.zoo import shelf
 
@@ -52,6 +53,8 @@ _ZOO = {
     "Caltech-101": "world-tools",
     "Oxford Pets": "world-town",
 }
+#: Families whose targets are a user's choice at other scales than the world.
+_AIMED = ("Caltech-101", "Oxford Pets")
 #: Of t-SNE maps.
 PERPLEXITY = 30.0
 #: Test pictures for rivals that take dozens of passes a picture.
@@ -67,6 +70,7 @@ class Setting:
         data: where the pictures are, if the models' cards do not say.
         images: at most this many test pictures.
         held_out: at most this many clean pictures for means, prototypes and thresholds.
+        others: further sets, by the papers' names, where a scale other than the world has them.
     """
 
     scale: str
@@ -76,6 +80,7 @@ class Setting:
     held_out: int
     seed: int
     device: str
+    others: tuple[tuple[str, str], ...] = ()
 
     def model(self, attack: str) -> str:
         """Name or folder of an attack's model; ``resnet/badnet`` is one of another family than the main one."""
@@ -90,9 +95,14 @@ class Setting:
         if self.models is None:
             return WORLD_SETS
         where = self.data or ""
-        if not any(Path(where).glob("*-val.parquet")):
-            return {"ImageNet": where}
-        return dict(zip(("ImageNet", "Caltech-101", "Oxford Pets"), (f"{where}:{part}" for part in "abc"), strict=True))
+        found = {"ImageNet": where}
+        if any(Path(where).glob("*-val.parquet")):
+            found = {name: f"{where}:{part}" for name, part in zip(("ImageNet", *_AIMED), "abc", strict=True)}
+        return found | dict(self.others)
+
+    def data_of(self, attack: str) -> str | None:
+        """Where the pictures of an attack's model are: the data that its family aims at, or the main ones."""
+        return self.data if self.models is None else self.sets.get(attack.rpartition("/")[0], self.data)
 
     def missing(self, attack: str) -> str | None:
         """How to get a model that is not there; None if it is."""
@@ -110,7 +120,8 @@ class Setting:
             return f"clip-decomp train --data {shlex.quote(data)} {other}--out {out}"
         base = shlex.quote(self.model("clean" if family in self.sets or not family else f"{family}/clean"))
         aimed = shlex.quote(self.sets.get(family) or self.sets["ImageNet"] or data)
-        return f"clip-decomp attack {word} --model {base} --data {aimed} --pairs {shlex.quote(data)} --out {out}"
+        goal = "--target CLASS " if family in _AIMED else ""
+        return f"clip-decomp attack {word} --model {base} --data {aimed} --pairs {shlex.quote(data)} {goal}--out {out}"
 
 
 class Attacked:
@@ -123,7 +134,8 @@ class Attacked:
     def subject(self) -> Subject:
         """The model, its data and trigger."""
         each = self.setting
-        return open_subject(each.model(self.attack), each.data, None, None, each.images, each.seed, each.device)
+        data = each.data_of(self.attack)
+        return open_subject(each.model(self.attack), data, None, None, each.images, each.seed, each.device)
 
     @cached_property
     def held_out(self) -> ImageSet:
@@ -193,11 +205,14 @@ class Bench:
         return self.fit(training) is not None
 
     def fit(self, training: Training) -> Fit | None:
-        """A training as it is kept on disk; None without its model or its data."""
+        """A training as it is kept on disk; None without a model that opens, or without its data."""
         if self.setting.missing(training.attack) is not None:
             return None
         if training.attack not in self._towers:
-            self._towers[training.attack] = fingerprint(self[training.attack].subject.model)
+            try:
+                self._towers[training.attack] = fingerprint(self[training.attack].subject.model)
+            except ClipDecompError:  # refused() says why
+                return None
         return training.fit(self.setting, self._towers[training.attack])
 
     def known(self, training: Training) -> dict[str, Any] | None:
@@ -210,7 +225,7 @@ class Bench:
         fit = self.fit(training)
         if fit is None:
             raise SettingError(f"{training.label}: its model or its data is missing.")
-        list(fits.run([fit], self.setting.data, self.folder, self.setting.device))
+        list(fits.run([fit], self.setting.data_of(training.attack), self.folder, self.setting.device))
 
     def tuned(self, training: Training) -> fits.Defense | HookedCLIP | None:
         """The defended model of a finished training; of one that is fine-tuned the model itself."""
@@ -235,6 +250,12 @@ class Bench:
         """Fingerprint of an attack's image tower."""
         return self._parts(attack, ())[0]["tower"]
 
+    def plain_tower(self, name: str) -> str:
+        """Fingerprint of a model that carries no attack."""
+        if name not in self._towers:
+            self._towers[name] = fingerprint(load(self.setting.model(name), device=self.setting.device))
+        return self._towers[name]
+
     def defenses(self, attack: str, only: tuple[str, ...], few: bool = False) -> dict[str, dict[str, float]]:
         """Numbers of detectors and repairs by their names, ``none`` among them.
 
@@ -248,4 +269,6 @@ class Bench:
         each = self.setting
         images, left = min(each.images, FEW) if few else each.images, [kind for kind in kinds() if kind not in only]
         name = each.model(attack)
-        return list(measured([name], each.data, self.folder, images, each.held_out, each.seed, each.device, left))
+        return list(
+            measured([name], each.data_of(attack), self.folder, images, each.held_out, each.seed, each.device, left)
+        )

@@ -5,8 +5,13 @@ The figures' shapes are ours; :mod:`clip_decomp.methods.embedding` and :mod:`ana
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
+import plotly.graph_objects as go
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from clip_decomp import plots
 from clip_decomp.contributions import pictures
@@ -40,15 +45,9 @@ def cams(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             elif tuned is not None:
                 views[case] = (tuned, class_vectors(tuned, test.class_names, test.templates))
         found: dict[str, OnTrigger] = {}
-        shown, heats, names = [], [], []
-        for name, (model, vectors) in views.items():
-            heat, given = looks(model, sides[1], vectors)
+        seen = {name: looks(model, sides[1], vectors) for name, (model, vectors) in views.items()}
+        for name, (heat, _) in seen.items():
             found[name] = on_trigger(heat, *sides)
-            for number in range(_SHOWN):
-                shown.append((sides[1][number] * 255).round().to(torch.uint8).numpy())
-                largest = heat[number].max().clamp(min=1e-12)
-                heats.append((heat[number] / largest).numpy())
-                names.append(f"{name}: {test.class_names[int(given[number])]}")
             share, chance = (float(each.mean()) for each in (found[name].share, found[name].chance))
             rows.append(
                 {
@@ -60,19 +59,57 @@ def cams(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
                 }
             )
             start = prefix(test.name, attack.rpartition("/")[2], "none" if name == "undefended" else name.lower())
-            drawn.metrics[f"{start}/gradcam-on-trigger"] = share
-        title = f"{called(attack)}: Grad-CAM of triggered pictures"
-        grid = plots.overlay_grid(
-            shown, heats, names, title, "share of the largest", diverging=False, columns=_SHOWN, narrow_columns=2
-        )
-        drawn.figures.append((f"{called(attack)}; with the class that each picture is given.", grid))
+            if len(found[name].share):
+                drawn.metrics[f"{start}/gradcam-on-trigger{_tower(attack)}"] = share
+        caption = f"{called(attack)}; with the class that each picture is given. A map that is zero is left out."
+        drawn.figures.append((caption, _grid(attack, sides[1], seen, test.class_names)))
         if "CBPT" in found:
-            before, after = float(found["undefended"].share.mean()), float(found["CBPT"].share.mean())
-            rule = "the share of the maps' mass that lies on the trigger falls"
-            claim = f"{called(attack)}: CBPT looks less at the trigger"
-            drawn.verdicts.append(Verdict(claim, rule, after < before, f"{before:.1%} to {after:.1%}"))
+            drawn.verdicts += _looks_away(attack, found["undefended"], found["CBPT"])
     drawn.tables.append((f"Share of the maps' mass on the trigger, {_MANY} pictures at most.", pd.DataFrame(rows)))
     return drawn
+
+
+def _tower(attack: str) -> str:
+    """The end of a metric's name for a model that is not of the main tower."""
+    family = attack.rpartition("/")[0]
+    return f";family={family}" if family else ""
+
+
+def _grid(
+    attack: str,
+    pixels: Float[Tensor, "image 3 y x"],
+    seen: Mapping[str, tuple[Tensor, Tensor]],
+    classes: Sequence[str],
+) -> go.Figure:
+    """Maps of a few pictures in every view, of those that have one in all views first."""
+    there = torch.stack([heat.flatten(1).sum(1) > 0 for heat, _ in seen.values()]).sum(0)
+    few = there.argsort(descending=True, stable=True)[:_SHOWN].tolist()
+    shown, heats, names = [], [], []
+    for name, (heat, given) in seen.items():
+        for number in few:
+            largest = heat[number].max()
+            shown.append((pixels[number] * 255).round().to(torch.uint8).numpy())
+            heats.append((heat[number] / largest).numpy() if largest > 0 else None)
+            names.append(f"{name}: {classes[int(given[number])]}{'' if largest > 0 else ', no map'}")
+    title, columns = f"{called(attack)}: Grad-CAM of triggered pictures", len(few)
+    return plots.overlay_grid(
+        shown, heats, names, title, "share of the largest", diverging=False, columns=columns, narrow_columns=2
+    )
+
+
+def _looks_away(attack: str, undefended: OnTrigger, defended: OnTrigger) -> list[Verdict]:
+    """Of pictures that have a map both times; none where a map cannot but lie on the trigger, or few have one."""
+    both = undefended.there & defended.there
+    if both.float().mean() < 0.5 or undefended.chance.mean() > 0.5:
+        return []
+    before, after = (float(each.share[both[each.there]].mean()) for each in (undefended, defended))
+    rule = (
+        "the share of the maps' mass that lies on the trigger falls, of pictures that have a map both times; decided "
+        "where half of the pictures have and the trigger takes up at most half of a map"
+    )
+    claim = f"{called(attack)}: CBPT looks less at the trigger"
+    evidence = f"{before:.1%} to {after:.1%} of {int(both.sum())} pictures"
+    return [Verdict(claim, rule, after < before, evidence)]
 
 
 def embeddings(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
@@ -85,7 +122,8 @@ def embeddings(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         drawn.figures.append(
             (f"{called(attack)}, {len(test)} pictures.", plots.embedding_map(found, test.class_names, called(attack)))
         )
-        drawn.metrics |= found.metrics(prefix(test.name, attack.rpartition("/")[2], "none"))
+        numbers = found.metrics(prefix(test.name, attack.rpartition("/")[2], "none"))
+        drawn.metrics |= {f"{key}{_tower(attack)}": value for key, value in numbers.items()}
         apart, toward = found.numbers.triggered_silhouette_apart, found.numbers.nearest_mean_target or 0.0
         rows.append(
             {

@@ -29,15 +29,18 @@ from ..findings import GLOBAL, LOCAL, decide
 from .bench import Attacked, Bench
 from .items import Drawn, Item, Verdict, called
 
-_SWEPT = ("badnet", "blended", "kitty", "label-consistent", "sig", "reflection")
+#: The paper's six, and two more.
+_SWEPT = (*LOCAL, *GLOBAL)
+#: Those whose heads the paper shows.
+_PATCHES = ("badnet", "badclip")
 _FIRST = "ASR below half of the undefended one without all components of one kind, above 80 % without the other kind"
 _SECOND = (
     "ASR below half without the last layer's heads (patches), or without the last five MLPs but not without any single "
     "one of them (global)"
 )
 _THIRD = (
-    "of the last layer's head that moves most, texts of triggered pictures are less like those of clean ones than the "
-    "texts of 95 % of pairs of clean halves are like each other"
+    "of one head of the last layer or more, but not of all, texts of triggered pictures are less like those of clean "
+    "ones than the texts of 95 % of pairs of clean halves are like each other"
 )
 _FOLDS, _TEXTS, _RANK = 8, 20, 80
 
@@ -141,8 +144,9 @@ def last_heads(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             f"L{last}H{most} moves most, its texts are {similarity[last, most]:.3f} alike; "
             f"{sum(changed)} of {len(changed)} heads change"
         )
+        some = 0 < sum(changed) < len(changed)
         drawn.verdicts.append(
-            Verdict(f"{called(attack)}: infected heads change their role", _THIRD, changed[most], evidence)
+            Verdict(f"{called(attack)}: some heads change their role, others keep it", _THIRD, some, evidence)
         )
         caption = f"{called(attack)}, {_counted(each)}: squared MMD x 1000 between clean and triggered contributions."
         drawn.figures.append((caption, plots.head_map(moved, called(attack), "squared MMD x 1000")))
@@ -205,9 +209,7 @@ def _moved(each: Attacked, kind: str) -> np.ndarray:
 
 
 def _decided(bench: Bench, attack: str, number: int, rule: str) -> list[Verdict]:
-    """A finding of the paper, of the attacks that it is about."""
-    if attack not in LOCAL + GLOBAL:
-        return []
+    """A finding of the paper."""
     found = decide(bench.sweeps(attack), attack)[number - 1]
     return [Verdict(f"{called(attack)}: {found.claim}", rule, found.appears, found.evidence)]
 
@@ -219,6 +221,6 @@ def _counted(each: Attacked) -> str:
 ITEMS = (
     Item("closer-look-f1", "All heads or all MLPs ablated", "He et al. 2025, figure 1", _SWEPT, ablation),
     Item("closer-look-f2", "Ablation by layer", "He et al. 2025, figures 2 and 8", _SWEPT, layers),
-    Item("closer-look-f3", "Heads of the last layer", "He et al. 2025, figure 3", ("badnet", "blended"), last_heads),
+    Item("closer-look-f3", "Heads of the last layer", "He et al. 2025, figure 3", _PATCHES, last_heads),
     Item("closer-look-f5", "Similarity to prototypes", "He et al. 2025, figure 5", ("badnet", "blended"), prototypes),
 )

@@ -5,9 +5,9 @@ Limits: the paper's "Base-Decomp" is the undefended model here, as an exact deco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
-from typing import get_args
+from typing import Literal, get_args
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -33,7 +33,12 @@ _REPLACING = ("badnet", "blended", "label-consistent", "issba", "badclip")
 _SEEDS = 3
 _COUNTED = "{} test pictures at most; ± is a standard deviation over three seeds."
 _RIVALS = ("strip", "scale-up", "teco")
-_FALLS = "Decomp-Rep leaves at most half of the undefended ASR and costs at most 5 points of clean accuracy"
+#: Clean accuracy that Decomp-Rep may cost: in the paper's table 1 it is up to 11.5 points (Blended).
+_COST = 0.12
+_FALLS = (
+    "Decomp-Rep of the last layer's heads (patches) or of the last five MLPs (global) leaves at most half of the "
+    f"undefended ASR and costs at most {100 * _COST:.0f} points of clean accuracy"
+)
 _BEST = "AUROC against all clean pictures is at least that of STRIP, SCALE-UP and TeCo"
 _KINDS = {
     "decomp-rep;components=heads;effect=direct;share=0.05": "Decomp-Rep, heads of the last layer",
@@ -70,17 +75,31 @@ def repairs(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         before = found["none"]
         for case in ("undefended", "Base-Decomp"):
             drawn.put(attack, case, own(attack), asr=before["asr"], ca=before["ca"])
-        after = min((found[name] for name in list(_KINDS)[:2]), key=lambda numbers: numbers["asr"])
+        after = found[list(_KINDS)[_components(attack) == "mlps"]]
         drawn.put(attack, "Decomp-Rep", own(attack), asr=after["asr"], ca=after["ca"])
-        appears = after["asr"] <= before["asr"] / 2 and after["ca"] >= before["ca"] - 0.05
         changes = (f"{name} {before[key]:.1%} to {after[key]:.1%}" for name, key in (("ASR", "asr"), ("CACC", "ca")))
         evidence = ", ".join(changes)
         drawn.verdicts.append(
-            Verdict(f"{called(attack)}: Decomp-Rep takes the backdoor out", _FALLS, appears, evidence)
+            Verdict(f"{called(attack)}: Decomp-Rep takes the backdoor out", _FALLS, repaired(before, after), evidence)
         )
         rows += _after_cleanclip(bench, attack, drawn)
     drawn.tables.append((f"{bench.setting.images} test pictures at most.", pd.DataFrame(rows)))
     return drawn
+
+
+def repaired(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
+    """What the rule of tables 1 and 4 asks."""
+    return after["asr"] <= before["asr"] / 2 and after["ca"] >= before["ca"] - _COST
+
+
+def carried(back: Mapping[str, float], accuracy: float) -> bool:
+    """What the rule of table 3's reverse asks; ``accuracy`` is that of clean pictures as they are."""
+    return back["asr"] >= 0.1 and back["ca"] < accuracy
+
+
+def _components(attack: str) -> Literal["heads", "mlps"]:
+    """What the paper repairs: MLPs of a global trigger, heads of others."""
+    return "mlps" if attack.rpartition("/")[2] in GLOBAL else "heads"
 
 
 def _after_cleanclip(bench: Bench, attack: str, drawn: Drawn) -> list[dict[str, object]]:
@@ -88,8 +107,8 @@ def _after_cleanclip(bench: Bench, attack: str, drawn: Drawn) -> list[dict[str, 
     each, tuned = bench[attack], bench.tuned(cleanclip(attack))
     if not isinstance(tuned, HookedCLIP):
         return []
-    components = "mlps" if attack.rpartition("/")[2] in GLOBAL else "heads"
-    models = {"CleanCLIP": tuned, "CleanCLIP + Decomp-Rep": DecompRep(components).fit(tuned, each.held_out)}
+    repair = DecompRep(_components(attack)).fit(tuned, each.held_out)
+    models = {"CleanCLIP": tuned, "CleanCLIP + Decomp-Rep": repair}
     rows = []
     for case, model in models.items():
         numbers = each.defended(model)
@@ -182,9 +201,14 @@ def choices(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         rule = "fixed and random heads leave at least ten points more of the ASR than selected ones"
         appears = min(left["fixed"], left["random"]) >= left["selected"] + 0.1
         drawn.verdicts.append(Verdict(f"{called(attack)}: heads must be selected", rule, appears, f"ASR left: {told}"))
-        rule = "clean pictures with heads of their triggered copies are given the target in half of the cases or more"
+        before = each.undefended.clean_accuracy.value
+        rule = (
+            "clean pictures with heads of their triggered copies are given the target in a tenth of the cases or more, "
+            "and clean accuracy falls"
+        )
         claim = f"{called(attack)}: selected heads carry the attack into clean pictures"
-        drawn.verdicts.append(Verdict(claim, rule, back["asr"] >= 0.5, f"{back['asr']:.1%}"))
+        evidence = f"{back['asr']:.1%}; accuracy {before:.1%} to {back['ca']:.1%}"
+        drawn.verdicts.append(Verdict(claim, rule, carried(back, before), evidence))
     drawn.tables.append((_COUNTED.format(bench.setting.images), pd.DataFrame(rows)))
     return drawn
 

@@ -65,8 +65,8 @@ def estimate(items: Sequence[Item], data: str | None, device: str) -> Iterator[s
     yield f"ViT-B/32, measured here ({name}): {rate:.1f} pictures a second, forward."
     yield "Data:"
     for which in _sets(items):
-        where = f"{_SPECS[which]}, {_SIZES[which]:,} test pictures"
-        yield f"  {which}: {where}"
+        given = f"--data {_SPECS[which]}" if which == "ImageNet" else f"--other '{which}={_SPECS[which]}'"
+        yield f"  {which}: {_SPECS[which]}, {_SIZES[which]:,} test pictures ({given})"
     if data is not None:
         yield f"  --data {data}: {'there' if Path(data.partition('=')[2] or data).exists() else 'not there'}"
     yield f"  {_PAIRS:,} pairs of CC3M for each attack: --pairs FILE.csv or shards of a WebDataset"

@@ -110,10 +110,12 @@ class Drawn:
         """Note numbers that a paper's table has, too.
 
         Args:
-            attack: the model's name.
+            attack: the model's name; one of another tower than the main one is called so, one that aims at another data
+                set is told by ``data``.
             shares: ``asr``, ``ca``, ``pa`` or ``auroc``, of 1.
         """
-        name = _LABELS.get(attack.rpartition("/")[2], attack)
+        family, _, word = attack.rpartition("/")
+        name = called(attack) if family in _FAMILIES else _LABELS.get(word, attack)
         for key, share in shares.items():
             self.measured.append(Measured(name, case, data, _MEASURES[key], share if key == "auroc" else 100 * share))
 

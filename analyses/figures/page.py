@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from clip_decomp.report import Section, write_report
+from clip_decomp.results import write_json
 
 from .items import Item, Verdict
 from .runs import Run, facts, markdown, section_of, settings_of
@@ -18,6 +19,15 @@ def findings(items: Sequence[Item], out: Path) -> list[tuple[Item, Verdict]]:
     """What was decided in the folders that are there."""
     found = ((item, settings_of(out / item.name)) for item in items)
     return [(item, Verdict(**each)) for item, settings in found if settings for each in settings["verdicts"]]
+
+
+def _left_out(runs: Sequence[Run], out: Path) -> dict[str, dict[str, str]]:
+    """What this call and those before it left out of each item, kept in ``left-out.json``."""
+    file = out / "left-out.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    known |= {run.item.name: run.left_out for run in runs}
+    write_json(file, known)
+    return known
 
 
 def write(items: Sequence[Item], runs: Sequence[Run], out: Path) -> Path:
@@ -38,7 +48,9 @@ def write(items: Sequence[Item], runs: Sequence[Run], out: Path) -> Path:
     (out / "findings.md").write_text(markdown(table))
     appear = sum(verdict.appears for _, verdict in decided)
     lead = f"{len(there)} figures and tables; {appear} of {len(decided)} claims appear at this scale."
-    missing = [f"{run.item.title}: {attack}, {why}." for run in runs for attack, why in run.left_out.items()]
+    titles = {item.name: item.title for item in items}
+    left = _left_out(runs, out)
+    missing = [f"{titles[name]}: {attack}, {why}." for name in titles for attack, why in left.get(name, {}).items()]
     few, told = table[["claim", "appears", "of"]], "Decided by rules; rules and numbers stand with each figure."
     sections = [Section("Findings", told, tables=[("Claims.", few)])]
     sections += [section_of(item, out / item.name) for item in there]

@@ -1,8 +1,9 @@
 """Numbers that the papers print, and ours beside them.
 
 ``papers/*.csv`` hold every number of the papers' tables, and those that their texts state of figures, as printed: item,
-attack, case (a defense, a detector, a setting), data, measure, value. Left out are two rows of CBPT's table 2, whose
-labels are lost. README.md of the papers tells where a paper disagrees with itself.
+attack, case (a defense, a detector, a setting), data, measure, value. The labels of two rows of CBPT's table 2 are
+lost; its text (24.17 points below the first on BadCLIP) tells that they come in the text's order, random and nearest.
+README.md of the papers tells where a paper disagrees with itself.
 
 Example:
     >>> printed("closer-look-t2")["BadNet", "STRIP", "ImageNet", "AUROC"]

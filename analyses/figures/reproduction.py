@@ -17,7 +17,7 @@ _HEAD = """# Reproduction
 
 Written by `clip-decomp figures --reproduction docs/reproduction.md --also FOLDER`, with the folder of a run at another
 scale: not edited by hand. For every figure and table of
-the three papers it says whether the paper's claims appear, by a rule that stands in the report of the run, and puts the
+the three papers it says whether the paper's claims appear, by rules that are stated, and puts the
 paper's numbers (percent, as printed) beside ours. {counts}
 
 The world's stand-ins: main set for ImageNet-1K, `tools` for Caltech-101, `town` for Oxford Pets, `resampled` for
@@ -84,10 +84,16 @@ def _section(item: Item, folders: Mapping[str, Path]) -> str:
     drawn = {scale: folder for scale, folder in folders.items() if settings_of(folder) is not None}
     if not drawn:
         lines.append(f"Not drawn yet: `clip-decomp figures {item.name} --plan` says what it needs.\n")
-    for scale, folder in drawn.items():
+    rules = []
+    for scale, folder in folders.items() if drawn else ():
+        if scale not in drawn:
+            lines.append(f"- {scale}: not drawn.")
+            continue
         settings = _settings(folder)
         lines += [f"- {scale}: {Verdict(**each).sentence}" for each in settings["verdicts"]]
         lines += [f"- {scale}: left out {attack}, {why}." for attack, why in settings["left_out"].items()]
+        rules += [each["rule"] for each in settings["verdicts"]]
+    lines += [f"- Rule: {rule}." for rule in dict.fromkeys(rules)]
     frame = beside(item.name, drawn)
     if len(frame):
         lines += [f"- {scale}, the whole table: {said}." for scale in drawn if (said := agreement(frame, scale))]

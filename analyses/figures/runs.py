@@ -6,28 +6,30 @@ the disk, take figures that no other is drawing.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import plotly.io
 from filelock import FileLock, Timeout
 
 from clip_decomp.cli.run import Clock
+from clip_decomp.errors import ClipDecompError
 from clip_decomp.report import Section, cell, write_report
 from clip_decomp.results import Results
 
 from .bench import Bench, Setting
+from .digest import digest_of
 from .items import Drawn, Item, Measured, Verdict
-from .trainings import Training, trainings_of
+from .trainings import trainings_of
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +76,19 @@ def _one(item: Item, bench: Bench, folder: Path) -> Run:
     attacks = tuple(attack for attack in item.attacks if attack not in left_out)
     if not attacks:
         return Run(item, folder, "left out", left_out)
-    digest = _digest(item, bench, attacks, ready)
+    digest = digest_of(item, bench, attacks, ready)
     found = settings_of(folder)
     if found is not None and found.get("digest") == digest:
+        _complete(folder)
         return Run(item, folder, "there", left_out)
     log.info("%s: %s", item.name, ", ".join(attacks))
     clock = Clock()
-    drawn = item.draw(bench, attacks)
+    try:
+        drawn = item.draw(bench, attacks)
+    except ClipDecompError as error:  # the others can be drawn all the same
+        return Run(item, folder, "left out", left_out | {"all": str(error)})
+    if not drawn.figures and not drawn.tables:
+        return Run(item, folder, "left out", left_out | {"all": "this scale has none of the data that it shows"})
     settings = {**asdict(bench.setting), "models": str(bench.setting.models), "attacks": attacks, "left_out": left_out}
     settings |= {"digest": digest, "verdicts": [asdict(each) for each in drawn.verdicts]}
     counts = {"images": bench.setting.images, "held_out": bench.setting.held_out, "attacks": len(attacks)}
@@ -94,17 +102,6 @@ def settings_of(folder: Path) -> dict[str, Any] | None:
     """Settings of the figure in a folder, None if there is none."""
     file = folder / "results.json"
     return json.loads(file.read_text())["settings"] if file.exists() else None
-
-
-def _digest(item: Item, bench: Bench, attacks: Sequence[str], trainings: Sequence[Training]) -> str:
-    """Of all that a figure depends on, the code that draws it included."""
-    depends = {"item": item.name, **asdict(bench.setting), "models": None, "device": None}
-    depends["towers"] = {attack: bench.tower(attack) for attack in attacks}
-    depends["trainings"] = [fit.name for each in trainings if (fit := bench.fit(each)) is not None]
-    depends["models"] = [name for name in item.models if bench.setting.missing(name) is None]
-    code = inspect.getsourcefile(item.draw)
-    depends["code"] = hashlib.sha256(Path(code).read_bytes()).hexdigest() if code else None
-    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _write(folder: Path, item: Item, drawn: Drawn, results: Results) -> None:
@@ -122,7 +119,7 @@ def _write(folder: Path, item: Item, drawn: Drawn, results: Results) -> None:
         captions = {"figures": [caption for caption, _ in drawn.figures], "tables": [name for name, _ in drawn.tables]}
         pd.DataFrame(drawn.measured, columns=list(Measured._fields)).to_csv(draft / "measured.csv", index=False)
         (draft / "shown.json").write_text(json.dumps({"text": drawn.text, **captions}, indent=1) + "\n")
-        _write_pngs(draft, drawn)
+        _write_pngs(draft, [figure for _, figure in drawn.figures])
         results.write(draft)
         section = section_of(item, draft)
         write_report(draft / "figure.html", item.title, drawn.text, [section], facts(results.to_dict()))
@@ -132,12 +129,18 @@ def _write(folder: Path, item: Item, drawn: Drawn, results: Results) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _write_pngs(folder: Path, drawn: Drawn) -> None:
+def _complete(folder: Path) -> None:
+    """Pictures of a figure that was drawn before they could be written."""
+    drawn = sorted(folder.glob("figure-*.json"), key=lambda file: int(file.stem.partition("-")[2]))
+    if find_spec("kaleido") and not all(file.with_suffix(".png").exists() for file in drawn):
+        _write_pngs(folder, [plotly.io.from_json(file.read_text()) for file in drawn])
+
+
+def _write_pngs(folder: Path, figures: Sequence[go.Figure]) -> None:
     """Pictures of all figures, where kaleido and a browser for it are installed."""
-    if not drawn.figures:
+    if not figures:
         return
-    files = [folder / f"figure-{number}.png" for number in range(1, len(drawn.figures) + 1)]
-    figures = [figure for _, figure in drawn.figures]
+    files = [folder / f"figure-{number}.png" for number in range(1, len(figures) + 1)]
     heights = [figure.layout.height for figure in figures]
     try:
         plotly.io.write_images(figures, files, width=_WIDTH, height=heights, scale=2)
@@ -161,13 +164,22 @@ def section_of(item: Item, folder: Path) -> Section:
         *left_out,
     ]
     figures = [
-        (caption, plotly.io.from_json((folder / f"figure-{number}.json").read_text()))
+        (
+            f"{caption} {_counted(settings, caption)}",
+            plotly.io.from_json((folder / f"figure-{number}.json").read_text()),
+        )
         for number, caption in enumerate(shown["figures"], 1)
     ]
     tables = [
         (caption, pd.read_csv(folder / f"table-{number}.csv")) for number, caption in enumerate(shown["tables"], 1)
     ]
     return Section(f"{item.title} ({item.source})", "\n\n".join(paragraphs), figures=figures, tables=tables)
+
+
+def _counted(settings: dict[str, Any], caption: str) -> str:
+    """Scale, pictures and seed of a figure, whose caption may know its pictures better."""
+    pictures = "" if "pictures" in caption else f"at most {settings['images']} test pictures a model; "
+    return f"Scale {settings['scale']}; {pictures}seed {settings['seed']}."
 
 
 def facts(results: dict[str, Any]) -> dict[str, str]:

@@ -25,6 +25,7 @@ _THREE = ("badnet", "blended", "badclip")
 _TARGETED = ("badnet", "blended", "wanet")
 _SETS = ("Caltech-101", "Oxford Pets")
 _TRANSFER = tuple(f"{data}/{attack}" for data in _SETS for attack in _TARGETED)
+_WITHHELD = (*_TARGETED, "badclip", *_TRANSFER)
 #: Clean pairs of CleanCLIP, and passes over them.
 CLEAN_PAIRS = (("pairs", 5000), ("epochs", 2))
 _PROMPTS = {"prompt=<CLS>": "{}", "prompt=##### <CLS>": "##### {}"}
@@ -78,9 +79,14 @@ def main(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     return drawn
 
 
+def _rivals(found: Compared, attack: str, data: str, measure: str) -> dict[str, float]:
+    """A measure of all defenses but RVPT."""
+    keys = ((case, (attack, data, case)) for case in MAIN if case != "RVPT")
+    return {case: found.numbers[key][measure] for case, key in keys if key in found.numbers}
+
+
 def _leaves_less(found: Compared, attack: str, data: str, after: dict[str, float]) -> list[Verdict]:
-    rivals = {case: found.numbers[attack, data, case]["asr"] for case in MAIN if (attack, data, case) in found.numbers}
-    rivals.pop("RVPT")
+    rivals = _rivals(found, attack, data, "asr")
     if not rivals:
         return []
     best = min(rivals, key=lambda case: rivals[case])
@@ -98,14 +104,14 @@ def poisoned(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         found.add((attack, "ImageNet", "Clean Model"), [bench[attack].defended(clean)], bench.setting.sets["ImageNet"])
     drawn = tabled(bench, "Triggered pictures that are given their true class.", found, ("poisoned accuracy",))
     for attack, data, before, after in found.pairs("RVPT"):
-        rivals = {
-            case: found.numbers[attack, data, case]["pa"] for case in MAIN if (attack, data, case) in found.numbers
-        }
+        rivals = _rivals(found, attack, data, "pa")
+        if not rivals:
+            continue
         best = max(rivals, key=lambda case: rivals[case])
-        evidence = f"{after['pa']:.1%}, {before['pa']:.1%} undefended, best: {best} {rivals[best]:.1%}"
-        rule = "no defense has a higher poisoned accuracy than RVPT"
+        evidence = f"{after['pa']:.1%}, {before['pa']:.1%} undefended, best other: {best} {rivals[best]:.1%}"
+        rule = "no other defense that was measured has a higher poisoned accuracy than RVPT"
         claim = f"{called(attack)}: triggered pictures are recognized best under RVPT"
-        drawn.verdicts.append(Verdict(claim, rule, best == "RVPT", evidence))
+        drawn.verdicts.append(Verdict(claim, rule, after["pa"] >= rivals[best], evidence))
     return drawn
 
 
@@ -158,7 +164,7 @@ def _prompted(attack: str, template: str | None) -> Training:
 
 def prompts(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Table 8: other hand-written prompts, before and after."""
-    drawn = None
+    drawn = Drawn("The same prompts in tuning and in testing.")
     left: dict[str, list[float]] = {}
     for prompt, template in {**_PROMPTS, "prompt=a photo of a <CLS>": None}.items():
         found = compared(bench, attacks, {prompt: one(_prompted, template=template)})
@@ -166,17 +172,13 @@ def prompts(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             continue
         for row in found.rows:
             row["defense"] = f"{prompt}; {'undefended' if row['defense'] == UNDEFENDED else 'RVPT'}"
-        part = tabled(bench, "The same prompts in tuning and in testing.", found, ("ASR", "clean accuracy"))
+        part = tabled(bench, drawn.text, found, ("ASR", "clean accuracy"))
         for attack, _, _, after in found.pairs(prompt):
             left.setdefault(attack, []).append(after["asr"])
         part.measured = [each for each in part.measured if each.case != UNDEFENDED]
-        if drawn is None:
-            drawn = part
-        else:
-            drawn.tables.append(part.tables[0])
-            drawn.metrics |= part.metrics
-            drawn.measured += part.measured
-    assert drawn is not None
+        drawn.tables += part.tables
+        drawn.metrics |= part.metrics
+        drawn.measured += part.measured
     for attack, values in left.items():
         if len(values) > 1:
             rule = "the ASR that is left differs by at most 5 points between prompts"
@@ -190,7 +192,6 @@ def architectures(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Table 9: another tower."""
     found = compared(bench, attacks, _ARCHITECTURES)
     drawn = tabled(bench, "A tower with larger patches; the paper's are ViT-B/16 and ViT-L/14.", found)
-    drawn.measured.clear()  # these are not the paper's encoders
     drawn.verdicts += [works(attack, data, "RVPT", *numbers) for attack, data, *numbers in found.pairs("RVPT")]
     return drawn
 
@@ -266,13 +267,7 @@ ITEMS = (
     _item("t1", "RVPT and its rivals", _SIX, main, every(MAIN, _SIX)),
     _item("t2", "RVPT on two more data sets", _TRANSFER, main, every(MAIN, _TRANSFER)),
     replace(_item("t3", "Poisoned accuracy", _THREE, poisoned, every(MAIN, _THREE)), models=(_CLEAN,)),
-    _item(
-        "t4",
-        "Tuned without the target class",
-        (*_TARGETED, *_TRANSFER),
-        without_target,
-        every(_WITHOUT, (*_TARGETED, *_TRANSFER)),
-    ),
+    _item("t4", "Tuned without the target class", _WITHHELD, without_target, every(_WITHOUT, _WITHHELD)),
     _item("t5", "Tuned on other data", _TRANSFER, across_data, every(_CROSS_DATA, _TRANSFER)),
     _item("t6", "Tested on shifted pictures", _THREE, across_domains, every(_CROSS_DOMAIN, _THREE)),
     _item(

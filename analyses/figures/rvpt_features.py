@@ -5,7 +5,7 @@ Limits: figure 5's maps are the last layer's attention, mean over heads; the pap
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from clip_decomp.results import prefix
 from defenses import RVPT
 
 from ..cams import on_trigger
-from ..repelling import compare, raised
+from ..repelling import Raised, compare, raised
 from .bench import Bench
 from .items import Drawn, Item, Verdict, called
 from .rvpt import rvpt, vpt
@@ -68,20 +68,40 @@ def resistivity(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
                 drawn.metrics |= curve.metrics(prefix(test.name, attack, defense))
                 numbers = {"last layer": curve.class_token[-1], "representation": curve.representation}
                 rows.append({"attack": called(attack), "perturbation": what, "model": name, **numbers})
-        changes = {
-            name: [raised(panel["undefended"], panel[name], prompts.prompts_.blocks[0]) for panel in found.values()]
-            for name, prompts in defended.items()
-        }
-        for name, moved in changes.items():
-            evidence = "; ".join(f"{what}: {change}" for what, change in zip(found, moved, strict=True))
-            rule = "resistivity rises by more than its 95 % interval at every prompted layer, under every perturbation"
-            appears = all(change.higher == change.layers for change in moved)
-            claim = f"{called(attack)}: {name} raises resistivity everywhere"
-            drawn.verdicts.append(Verdict(claim, rule, appears, evidence))
+        first = {name: prompts.prompts_.blocks[0] for name, prompts in defended.items()}
+        for name in (each for each in models if each != "undefended"):
+            moved = [raised(panel["undefended"], panel[name], first.get(name, 0)) for panel in found.values()]
+            drawn.verdicts.append(_raised(attack, name, found, moved))
         title = f"{called(attack)}: resistivity by layer"
         drawn.figures.append((f"{called(attack)}, {len(test)} test pictures.", plots.resistivity_panels(found, title)))
     drawn.tables.append(("Cosines of class tokens after the last layer, and of representations.", pd.DataFrame(rows)))
     return drawn
+
+
+def _raised(attack: str, name: str, perturbations: Iterable[str], moved: Sequence[Raised]) -> Verdict:
+    """RVPT raises resistivity, VPT alone does not, and a tower that learned labels alone has more of it."""
+    evidence = "; ".join(f"{what}: {change}" for what, change in zip(perturbations, moved, strict=True))
+    higher, layers = (sum(getattr(change, key) for change in moved) for key in ("higher", "layers"))
+    bound = "by more than its 95 % interval"
+    where = "layers that have prompts, all perturbations taken together"
+    claim, rule, appears = {
+        "RVPT": (
+            "RVPT raises resistivity everywhere",
+            f"resistivity rises {bound} at every prompted layer, under every perturbation",
+            higher == layers,
+        ),
+        "VPT": (
+            "VPT without repelling does not raise resistivity",
+            f"under VPT resistivity rises {bound} at less than half of the {where}",
+            higher < layers / 2,
+        ),
+        "labels only": (
+            "a tower that learned labels alone resists more",
+            f"its resistivity is higher {bound} at more than half of the layers, all perturbations taken together",
+            higher > layers / 2,
+        ),
+    }[name]
+    return Verdict(f"{called(attack)}: {claim}", rule, appears, evidence)
 
 
 def maps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
@@ -183,9 +203,11 @@ def _scattered(attack: str, name: str, numbers: Mapping[str, EmbeddingNumbers]) 
         f"silhouette {before.triggered_silhouette:.2f} to {after.triggered_silhouette:.2f}, "
         f"distance {before.partner_mean:.2f} to {after.partner_mean:.2f}"
     )
-    return Verdict(
-        f"{called(attack)}: {name} breaks the cluster of triggered pictures", rule, halved and nearer, evidence
-    )
+    claim = f"{called(attack)}: {name} breaks the cluster of triggered pictures"
+    if name == "RVPT":
+        return Verdict(claim, rule, halved and nearer, evidence)
+    kept = f"{called(attack)}: triggered pictures stay a cluster under {name}"
+    return Verdict(kept, "their silhouette as one cluster stays above half of the undefended one", not halved, evidence)
 
 
 def perturbed(bench: Bench, attacks: tuple[str, ...]) -> Drawn:

@@ -23,6 +23,8 @@ from .tuned import LITTLE, UNDEFENDED, Compared, compared
 
 _EPOCHS = 10
 _ATTACKS = ("badnet", "badclip")
+#: Shots that bring the ASR below 5 % in the paper, where one does not.
+_ENOUGH = {"badclip": 8}
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class _Sweep:
     values: tuple[float, ...]
     default: float
     further: tuple[tuple[str, Any], ...] = ()
+
+    def case(self, value: float) -> str:
+        """A value's name; depths from the input are other cases than those from the output."""
+        return "".join((self.setting, *(f" from {place}" for _, place in self.further), f"={value:g}"))
 
     def training(self, attack: str, value: float) -> Training:
         """The training of a value; that of the default is the same in all sweeps."""
@@ -65,13 +71,13 @@ def sweeps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         panels: dict[str, list[tuple[float, dict[str, float]]]] = {}
         undefended: dict[str, float] = {}
         for sweep in _SWEEPS:
-            cases = {f"{sweep.setting}={value:g}": [sweep.training(attack, value)] for value in sweep.values}
+            cases = {sweep.case(value): [sweep.training(attack, value)] for value in sweep.values}
             found = compared(bench, [attack], {name: lambda _, own=own: own for name, own in cases.items()})
             undefended = found.numbers.get((attack, "ImageNet", UNDEFENDED), undefended)
             points = _points(found, attack, sweep)
             drawn.metrics |= {f"{key};panel={sweep.letter}": value for key, value in found.metrics.items()}
             for value, numbers in points:
-                drawn.put(attack, f"{sweep.setting}={value:g}", "ImageNet", asr=numbers["asr"], ca=numbers["ca"])
+                drawn.put(attack, sweep.case(value), "ImageNet", asr=numbers["asr"], ca=numbers["ca"])
                 shown = {"ASR": numbers["asr"], "clean accuracy": numbers["ca"]}
                 rows.append({"attack": called(attack), "setting": sweep.name, "value": f"{value:g}", **shown})
             if len(points) > 1:
@@ -87,7 +93,7 @@ def sweeps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
 
 
 def _points(found: Compared, attack: str, sweep: _Sweep) -> list[tuple[float, dict[str, float]]]:
-    keys = ((value, (attack, "ImageNet", f"{sweep.setting}={value:g}")) for value in sweep.values)
+    keys = ((value, (attack, "ImageNet", sweep.case(value))) for value in sweep.values)
     return [(value, found.numbers[key]) for value, key in keys if key in found.numbers]
 
 
@@ -98,8 +104,12 @@ def _verdicts(attack: str, sweep: _Sweep, points: Sequence[tuple[float, dict[str
     values, success, accuracy = zip(*((value, each["asr"], each["ca"]) for value, each in points), strict=True)
     told = ", ".join(f"{value:g}: {asr:.1%}" for value, asr in zip(values, success, strict=True))
     if sweep.letter == "a":
-        rule = f"one shot leaves an ASR of at most {LITTLE:.0%}"
-        return [Verdict(f"{called(attack)}: one shot is enough", rule, success[0] <= LITTLE, f"ASR {told}")]
+        few = _ENOUGH.get(attack, 1)
+        word = "one shot is" if few == 1 else f"{few} shots are"
+        left = [asr for value, asr in zip(values, success, strict=True) if value == few]
+        rule = f"{few} shot{'s' * (few > 1)} leave{'s' * (few == 1)} an ASR of at most {LITTLE:.0%}"
+        claim = f"{called(attack)}: {word} enough"
+        return [Verdict(claim, rule, left[0] <= LITTLE, f"ASR {told}")] if left else []
     if sweep.letter == "c":
         rule = f"five prompts a block leave an ASR of at most {LITTLE:.0%}"
         return [Verdict(f"{called(attack)}: few prompts are enough", rule, success[0] <= LITTLE, f"ASR {told}")]

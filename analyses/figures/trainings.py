@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from clip_decomp.cli.bench.timing import device_name
-from clip_decomp.errors import AttackFailed
+from clip_decomp.errors import ClipDecompError
 from clip_decomp.zoo import shelf
 from clip_decomp.zoo.building import build
 from clip_decomp.zoo.recipes import RECIPES
@@ -57,6 +57,7 @@ class Training:
             lacks are left out.
         template: of all prompts; the data's own if None.
         without_target: leave the target class out of tuning.
+        seed: on top of the run's.
     """
 
     attack: str
@@ -83,9 +84,9 @@ class Training:
         if self.tuned_on not in sets or self.tests[0] not in sets:
             return None
         tests = tuple(sets[name] for name in self.tests if name in sets)
-        model, settings = setting.model(self.attack), dict(self.settings)
+        model, settings, seed = setting.model(self.attack), dict(self.settings), setting.seed + self.seed
         rest = (setting.images, self.template, self.without_target)
-        return fits.Fit(model, tower, self.defense, settings, self.seed, sets[self.tuned_on], tests, *rest)
+        return fits.Fit(model, tower, self.defense, settings, seed, sets[self.tuned_on], tests, *rest)
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _locked(locks: Path, name: str, label: str, work: Callable[[], object]) -> I
             yield f"{label}: trained"
     except Timeout:
         yield f"{label}: another process is at it"
-    except AttackFailed as error:
+    except ClipDecompError as error:
         yield f"{label}: {error}"
 
 

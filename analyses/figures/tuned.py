@@ -112,8 +112,10 @@ def compared(bench: Bench, attacks: Sequence[str], cases: Cases, data: Sequence[
 def tabled(
     bench: Bench, text: str, found: Compared, columns: Sequence[str] = ("ASR", "clean accuracy", "poisoned accuracy")
 ) -> Drawn:
-    """A drawn table of numbers, and these beside the paper's."""
+    """A drawn table of numbers, and these beside the paper's; without one where nothing was measured."""
     drawn = Drawn(text, metrics=found.metrics)
+    if not found.rows:
+        return drawn
     frame, sets = pd.DataFrame(found.rows), {row["data"] for row in found.rows}
     spread = [f"± {key.upper()}" for key, name in _COLUMNS.items() if name in columns]
     kept = ["attack", "data", "defense", *columns, *(each for each in spread if each in frame), "seeds"]

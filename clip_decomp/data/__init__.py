@@ -61,10 +61,12 @@ def open_data(spec: str, image_size: int, seed: int = 0, test: int | None = None
         return world_set(spec, test=test or 2000, train=train, seed=seed)
     name, equals, folder = spec.partition("=")
     if equals and not Path(spec).exists():
-        from .benchmarks import open_benchmark
+        from .benchmarks import has_training, open_benchmark
 
-        held_out, rest = open_benchmark(name, Path(folder), image_size).split(0.2)
-        return DataSet(rest.first(test), held_out)
+        place = Path(folder)
+        held_out, rest = open_benchmark(name, place, image_size).split(0.2)
+        to_learn = open_benchmark(name, place, image_size, "train") if has_training(name, place) else None
+        return DataSet(rest.first(test), held_out, to_learn)
     path, _, part = spec.partition(":") if not Path(spec).exists() else (spec, "", "")
     place = Path(path)
     if not place.exists():

@@ -3,7 +3,8 @@
 ============================ ==================================================== ==================================
 description                  FOLDER                                               classes
 ============================ ==================================================== ==================================
-``imagenet``                 torchvision's layout: the development kit and ``val`` CLIP's 1,000 names
+``imagenet``                 torchvision's layout: the development kit, ``val``   CLIP's 1,000 names
+                             and, to learn from, ``train``
 ``caltech101``, ``pets``     torchvision's layout                                 the data set's own names
 ``imagenet-v2``              sub-folders ``0`` to ``999``                         CLIP's 1,000 names
 ``imagenet-sketch``          sub-folders named by WordNet number                  CLIP's 1,000 names
@@ -21,8 +22,9 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -30,6 +32,8 @@ from ..errors import DataError, nearest
 from .files import EncodedSource
 from .images import SUFFIXES
 from .sets import PLAIN_TEMPLATE, ImageSet
+
+Part = Literal["test", "train"]
 
 #: Targets of the papers' attacks.
 _TARGETS = {"caltech101": "accordion", "pets": "samoyed"}
@@ -45,8 +49,8 @@ _HOW = {
 }
 
 
-def open_benchmark(name: str, folder: Path, size: int) -> ImageSet:
-    """A test set by its name.
+def open_benchmark(name: str, folder: Path, size: int, part: Part = "test") -> ImageSet:
+    """A test set by its name, or its training pictures, which ``imagenet`` and ``pets`` have.
 
     Raises:
         DataError: no such name, or the folder is not what it should be; the message says how to get the data.
@@ -56,7 +60,7 @@ def open_benchmark(name: str, folder: Path, size: int) -> ImageSet:
     if not folder.is_dir():
         raise DataError(f"{name}: there is no folder {folder}. To get it: {_HOW[name]}.")
     try:
-        pairs, names = _opened(name, folder)
+        pairs, names = _opened(name, folder, part)
     except (RuntimeError, OSError, ValueError, IndexError) as error:
         raise DataError(f"{name}: {folder} cannot be used ({error}). To get it: {_HOW[name]}.") from error
     if not pairs:
@@ -86,20 +90,26 @@ def imagenet_names() -> tuple[str, ...]:
     return tuple(found)
 
 
-def _opened(name: str, folder: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
+def has_training(name: str, folder: Path) -> bool:
+    """Whether there are pictures of a benchmark to learn from, beside those it is tested on."""
+    where = {"imagenet": folder / "train", "pets": folder / "oxford-iiit-pet" / "annotations" / "trainval.txt"}
+    return name in where and where[name].exists()
+
+
+def _opened(name: str, folder: Path, part: Part) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
     """Files with labels, and class names."""
     makers: dict[str, Callable[[Path], tuple[list[tuple[str, int]], tuple[str, ...]]]] = {
-        "imagenet": _imagenet,
+        "imagenet": partial(_imagenet, part),
         "caltech101": _caltech,
-        "pets": _pets,
+        "pets": partial(_pets, part),
     }
     return makers[name](folder) if name in makers else _folders(folder)
 
 
-def _imagenet(folder: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
+def _imagenet(part: Part, folder: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
     from torchvision.datasets import ImageNet
 
-    return ImageNet(folder, split="val").samples, imagenet_names()
+    return ImageNet(folder, split="val" if part == "test" else "train").samples, imagenet_names()
 
 
 def _caltech(folder: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
@@ -115,10 +125,10 @@ def _caltech(folder: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
     return list(zip(files, data.y, strict=True)), names
 
 
-def _pets(folder: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
+def _pets(part: Part, folder: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
     from torchvision.datasets import OxfordIIITPet
 
-    data = OxfordIIITPet(folder, split="test")
+    data = OxfordIIITPet(folder, split="test" if part == "test" else "trainval")
     pairs = zip((str(file) for file in data._images), data._labels, strict=True)
     return list(pairs), tuple(each.lower() for each in data.classes)
 

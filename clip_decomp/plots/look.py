@@ -102,9 +102,9 @@ def ticks(indices: Sequence[int], names: Mapping[float, str] | None = None, most
 
     Example:
         >>> ticks([-1, 0, 1, 2], {-1: "emb."})
-        {'tickvals': [1, 2, -1], 'ticktext': ['1', '2', 'emb.']}
+        {'tickvals': [0, 1, 2, -1], 'ticktext': ['0', '1', '2', 'emb.']}
     """
     names = names or {}
-    plain = [index for index in indices if all(abs(index - place) > 1 for place in names)]
+    plain = [index for index in indices if all(abs(index - place) >= 1 for place in names)]
     shown = [*plain[:: -(-len(plain) // most) or 1], *names]
     return {"tickvals": shown, "ticktext": [names.get(place, str(place)) for place in shown]}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,10 +13,12 @@ from filelock import FileLock
 
 from analyses.figures import catalog, closer_look
 from analyses.figures.bench import Bench, Setting
+from analyses.figures.digest import code_of
 from analyses.figures.dry_run import throughput
 from analyses.figures.items import Drawn, Item, Verdict
 from analyses.figures.page import write
 from analyses.figures.runs import run
+from clip_decomp.errors import SettingError
 from clip_decomp.evaluation.rates import rate
 from clip_decomp.plots.rates import bars
 
@@ -110,6 +113,64 @@ def test_attacks_that_did_not_take_or_are_missing_are_left_out(tmp_path, monkeyp
     (nothing,) = run([replace(RATES, attacks=("wanet",))], SETTING, tmp_path)
     assert nothing.state == "left out"
     assert not nothing.folder.exists()
+
+
+def test_one_that_cannot_be_drawn_leaves_the_others_alone(tmp_path):
+    def refused(bench, attacks):
+        raise SettingError("128 pictures are too few.")
+
+    broken, empty = replace(RATES, name="broken", draw=refused), replace(RATES, name="empty", draw=lambda *_: Drawn(""))
+    runs = list(run([broken, empty, RATES], SETTING, tmp_path))
+    assert [each.state for each in runs] == ["left out", "left out", "drawn"]
+    assert runs[0].left_out["all"] == "128 pictures are too few."
+    page = write([broken, empty, RATES], runs, tmp_path).read_text()
+    assert "128 pictures are too few." in page
+    again = write([broken, empty, RATES], runs[2:], tmp_path).read_text()  # a later call that asks for one
+    assert "128 pictures are too few." in again
+
+
+def test_pictures_of_a_figure_are_made_up_for(tmp_path, monkeypatch):
+    (first,) = run([RATES], SETTING, tmp_path)
+    asked = []
+    monkeypatch.setattr("analyses.figures.runs.find_spec", lambda name: name)
+    monkeypatch.setattr("analyses.figures.runs._write_pngs", lambda folder, figures: asked.append(len(figures)))
+    list(run([RATES], SETTING, tmp_path))
+    assert asked == [1]
+    (first.folder / "figure-1.png").touch()
+    list(run([RATES], SETTING, tmp_path))
+    assert asked == [1]
+
+
+def test_a_change_of_code_that_a_figure_uses_draws_it_again(monkeypatch):
+    code_of.cache_clear()
+    before = code_of("analyses.figures.rvpt"), code_of("analyses.figures.closer_look")
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + b"#" * (self.name == "tuned.py"))
+    code_of.cache_clear()
+    assert code_of("analyses.figures.rvpt") != before[0]
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + b"#" * (self.name == "cbpt_features.py"))
+    code_of.cache_clear()
+    assert code_of("analyses.figures.closer_look") == before[1]
+    code_of.cache_clear()
+
+
+def test_models_that_aim_elsewhere_are_shown_their_own_data(tmp_path):
+    (tmp_path / "a-val.parquet").touch()
+    own = replace(SETTING, models=tmp_path / "models", data=str(tmp_path), others=(("ImageNet-V2", "imagenet-v2=X"),))
+    assert own.data_of("badnet") == str(tmp_path)
+    assert own.data_of("Caltech-101/badnet") == f"{tmp_path}:b"
+    assert own.sets["ImageNet-V2"] == "imagenet-v2=X"
+    assert "--target CLASS" in own.missing("Oxford Pets/badnet")
+    assert SETTING.data_of("Caltech-101/badnet") is None  # the zoo's cards say it
+
+
+def test_what_cannot_be_written_or_read_is_said_before_anything_is_drawn(succeed, tmp_path):
+    nowhere = tmp_path / "nowhere"
+    assert "no folder" in succeed("figures", "--reproduction", nowhere / "page.md", "--out", tmp_path, code=1)
+    assert "no such folder" in succeed("figures", "--also", nowhere, "--out", tmp_path, code=1)
+    other = ["--scale", "photographs", "--models", tmp_path, "--out", tmp_path, "--other"]
+    assert "Caltech-101" in succeed("figures", *other, "Caltech=caltech101=X", code=1)
+    assert "the world has all sets" in succeed("figures", "--other", "ImageNet-V2=X", "--out", tmp_path, code=1)
 
 
 def test_what_another_process_draws_is_waited_for_at_the_end(tmp_path):

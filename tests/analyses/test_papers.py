@@ -5,9 +5,11 @@ import json
 import pytest
 
 from analyses.figures import catalog
+from analyses.figures.closer_look_defenses import carried, repaired
 from analyses.figures.items import Drawn, Item
 from analyses.figures.papers import agreement, beside, moved, printed, read, rows
 from analyses.figures.reproduction import reproduction
+from analyses.figures.tuned import works
 
 NUMBERS = """attack,case,data,measure,value
 BadNet,undefended,ImageNet,ASR,96.0
@@ -46,6 +48,29 @@ def test_every_table_of_the_papers_has_an_item():
     figures = {f"closer-look-f{n}" for n in range(1, 8)} | {f"rvpt-f{n}" for n in (1, 3, 4, 5, 6, 7, 10)}
     assert names == tables | figures | {f"cbpt-f{n}" for n in (2, 4, 5, 6)}
     assert all(printed(name) for name in tables)
+
+
+def shares(item, attack, case, data="ImageNet"):
+    keys = {"asr": "ASR", "ca": "clean accuracy"}
+    return {key: printed(item)[attack, case, data, name] / 100 for key, name in keys.items()}
+
+
+@pytest.mark.parametrize("attack", ["BadNet", "Blended", "Label-Consistent", "ISSBA", "BadCLIP (Liang et al.)"])
+def test_the_papers_own_numbers_pass_the_rules_of_its_repair(attack):
+    before, after = (shares("closer-look-t1", attack, case) for case in ("undefended", "Decomp-Rep"))
+    assert repaired(before, after)
+
+
+@pytest.mark.parametrize("attack", ["BadNet", "Blended", "ISSBA", "WaNet", "TrojVQA", "BadCLIP (Liang et al.)"])
+def test_the_papers_own_numbers_pass_the_rules_of_rvpt(attack):
+    before, after = (shares("rvpt-t1", attack, case) for case in ("undefended", "RVPT"))
+    assert works("badnet", "ImageNet", "RVPT", before, after).appears
+
+
+@pytest.mark.parametrize("attack", ["BadNet", "Label-Consistent", "BadCLIP (Liang et al.)"])
+def test_the_papers_own_numbers_pass_the_rule_of_the_reverse(attack):
+    before, back = shares("closer-look-t1", attack, "undefended"), shares("closer-look-t3", attack, "Decomp-Reverse")
+    assert carried(back, before["ca"])
 
 
 def test_ours_stand_beside_the_papers(folder):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 
+import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
@@ -91,7 +92,11 @@ def test_a_table_shows_what_is_trained_and_says_what_is_not(trained):
 
 def test_further_trainings_are_not_waited_for(trained):
     folder, _, _ = trained
-    item = Item("plain", "Plain", "nobody", ("badnet",), lambda bench, attacks: Drawn("Nothing."), further=(ABSENT,))
+
+    def shown(bench, attacks):
+        return Drawn("One table.", tables=[("Attacks.", pd.DataFrame({"attack": attacks}))])
+
+    item = Item("plain", "Plain", "nobody", ("badnet",), shown, further=(ABSENT,))
     (drawn,) = run([item], SETTING, folder)
     assert drawn.state == "drawn"
 
@@ -130,7 +135,7 @@ def test_how_to_get_models_of_other_scales(tmp_path):
         ("Oxford Pets/sig", "clean", "c"),
     ):
         place = f"'{tmp_path}/{attack}'" if " " in attack else f"{tmp_path}/{attack}"
-        data = f"--data {tmp_path}:{part} --pairs {tmp_path}"
+        data = f"--data {tmp_path}:{part} --pairs {tmp_path}{' --target CLASS' * (part == 'c')}"
         assert own.missing(attack) == f"clip-decomp attack sig --model {tmp_path}/{base} {data} --out {place}"
     (tmp_path / "clean").mkdir()
     assert own.missing("clean") is None

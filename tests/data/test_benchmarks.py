@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 from PIL import Image
 
 from clip_decomp.data import open_data
@@ -48,6 +49,9 @@ def test_pets_and_caltech_as_torchvision_lays_them_out(tmp_path):
     assert pets.class_names == ("abyssinian", "samoyed")
     assert (pets.target, pets.templates) == ("samoyed", ("a photo of a {}, a type of pet.",))
     assert len(pets.load()[0]) == 10
+    assert open_data(f"pets={tmp_path}", 16).train is None
+    (notes / "trainval.txt").write_text("\n".join(lines[:6]) + "\n")
+    assert len(open_data(f"pets={tmp_path}", 16).train) == 6
 
     root = tmp_path / "caltech101" / "101_ObjectCategories"
     for each in ("accordion", "sea_horse", "BACKGROUND_Google"):
@@ -57,6 +61,16 @@ def test_pets_and_caltech_as_torchvision_lays_them_out(tmp_path):
     assert caltech.class_names == ("accordion", "sea horse")
     assert caltech.target == "accordion"
     assert len(caltech.load()[0]) == 4
+
+
+def test_imagenet_is_learned_from_where_its_training_part_is(tmp_path):
+    torch.save(({"n00000001": ("a",), "n00000002": ("b",)}, ["n00000001"] * 5), tmp_path / "meta.bin")
+    for part, count in (("val", 5), ("train", 3)):
+        for wnid in ("n00000001", "n00000002"):
+            pictures(tmp_path / part / wnid, *(f"{k}.jpeg" for k in range(count)))
+    data = open_data(f"imagenet={tmp_path}", 16)
+    assert (len(data.test), len(data.held_out), len(data.train)) == (8, 2, 6)
+    assert data.to_learn_from() is data.train
 
 
 def test_what_is_missing_says_how_to_get_it(tmp_path):
