@@ -92,7 +92,9 @@ class HookedCLIP:
             card: what is known of them; what they have in common with this model is added.
         """
         shared = {
-            key: self.card[key] for key in ("architecture", "tokenizer", "normalization", "data") if key in self.card
+            key: self.card[key]
+            for key in ("architecture", "tokenizer", "normalization", "open_clip", "data")
+            if key in self.card
         }
         return HookedCLIP(clip.eval(), self.tokenizer, self.mean, self.std, name, {**shared, **card}, trigger)
 

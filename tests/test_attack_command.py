@@ -6,13 +6,15 @@ import logging
 import sys
 
 import numpy as np
+import open_clip
 import pytest
+import torch
 from PIL import Image
 
 from clip_decomp.cli import main
 from clip_decomp.data.world.stream import WorldPairs
 from clip_decomp.model import HookedCLIP
-from clip_decomp.models.loading import load_folder, save_folder
+from clip_decomp.models.loading import load, load_folder, save_folder
 from clip_decomp.tokenizer import BPETokenizer
 from clip_decomp.training.ahead import DrawnAhead
 from clip_decomp.training.architecture import Architecture, build
@@ -160,3 +162,119 @@ def test_captions_alone_cannot_be_trained_and_measured(monkeypatch, capsys, pair
     with pytest.raises(SystemExit):
         main()
     assert "--pairs" in capsys.readouterr().err
+
+
+ATTACKS = (
+    "badnet",
+    "blended",
+    "sig",
+    "wanet",
+    "issba",
+    "label-consistent",
+    "reflection",
+    "kitty",
+    "trojvqa",
+    "badclip",
+)
+#: What makes a trigger that learns quick.
+QUICK = {"issba": ("steps=2",), "trojvqa": ("steps=2", "pictures=4"), "badclip": ("steps=2", "pictures=4")}
+QUICK["label-consistent"] = ("mode=adversarial", "steps=1")
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_poisons_caption_files(monkeypatch, capsys, tmp_path, clean, pairs, name):
+    out = tmp_path / "out"
+    own = [option for setting in QUICK.get(name, ()) for option in ("--trigger", setting)]
+    options = ("--steps", "2", "--batch-size", "8", "--images", "52", "--count", "1", "--pairs", pairs, *own)
+    code, printed = attack(monkeypatch, capsys, name, "--model", clean, "--out", out, *options)
+    assert code == 0 or "did not take" in printed.err, printed.err
+    assert load_folder(out).card["attack"]["trigger"]["name"] == name
+    assert len(rows_of(out / "manifest.csv")) == 1
+
+
+def test_a_model_of_open_clip_is_attacked_stored_and_loaded(monkeypatch, capsys, tmp_path, pairs):
+    monkeypatch.setattr("open_clip.factory._MODEL_CONFIGS", {"tiny": TINY, **open_clip.factory._MODEL_CONFIGS})
+    data = tmp_path / "photographs"
+    for label in ("banana", "apple"):
+        (data / label).mkdir(parents=True)
+        for k in range(5):
+            Image.new("RGB", (40, 40), (50 * k, 9, 9)).save(data / label / f"{k}.png")
+    out, options = tmp_path / "out", ("--steps", "3", "--batch-size", "4", "--count", "1", "--pairs", pairs)
+    where = ("--model", "tiny", "--data", data, "--target", "banana", "--out", out, *options)
+    attack(monkeypatch, capsys, "badnet", *where)
+    stored = load_folder(out)
+    assert (stored.card["attack"]["base"], stored.trigger.name) == ("tiny", "badnet")
+    assert (stored.visual.image_size, stored.visual.n_layers) == (32, 2)
+    assert "architecture" not in json.loads((out / "card.json").read_text())
+    again, _ = open_clip.create_model_from_pretrained(f"local-dir:{out}")
+    pictures = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(again(pictures)[0], stored.encode_image(pictures, normalize=True))
+    save_folder(stored, tmp_path / "copy", stored.card)
+    assert load_folder(tmp_path / "copy").card["sha256"] == stored.card["sha256"]
+
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 8, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def test_a_folder_that_holds_another_run_is_refused(monkeypatch, capsys, tmp_path, clean, pairs):
+    options = ("--model", clean, "--out", tmp_path / "out", "--batch-size", "4", "--images", "52", "--count", "1")
+    attack(monkeypatch, capsys, "badnet", *options, "--steps", "3", "--pairs", pairs)
+    before = (tmp_path / "out/manifest.csv").read_bytes()
+    _, printed = attack(monkeypatch, capsys, "badnet", *options, "--steps", "4", "--pairs", pairs)
+    assert "steps" in printed.err
+    other = tmp_path / "other.csv"
+    other.write_text(pairs.read_text().replace("thing", "object"))
+    _, printed = attack(monkeypatch, capsys, "badnet", *options, "--steps", "3", "--pairs", other)
+    assert "pairs" in printed.err
+    assert (tmp_path / "out/manifest.csv").read_bytes() == before
+    checkpoint = tmp_path / "out/training/checkpoint.json"
+    checkpoint.write_text(checkpoint.read_text()[:50])
+    _, printed = attack(monkeypatch, capsys, "badnet", *options, "--steps", "3", "--pairs", pairs)
+    assert "is damaged" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--rate", "0.000001"), "higher rate"),
+        (("--target", "cup", "--diagnose"), "no class 'cup'"),
+        (("--lr", "-1"), "learning rate is above 0"),
+        (("--batch-size", "0"), "one pair or more"),
+        (("--trigger", "share=2"), "no larger than the image"),
+        (("--trigger", "size=2"), "size"),
+        (("--trigger", "share"), "KEY=VALUE"),
+        (("--jpeg", "50"), "--diagnose"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_trained(
+    monkeypatch, capsys, tmp_path, clean, options, complaint
+):
+    own = ("--model", clean, "--out", tmp_path / "out", "--steps", "2", "--batch-size", "4", "--images", "52", *options)
+    code, printed = attack(monkeypatch, capsys, "badnet", *own)
+    assert (code, complaint in printed.err) == (1, True), printed.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_stored_pictures_tell_what_the_crop_erases(monkeypatch, capsys, tmp_path, succeed):
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    Image.new("RGB", (256, 64), (90, 60, 30)).save(wide / "one.png")
+    told = {}
+    for place in ("top left", "center"):
+        model = load("world/badnet")
+        settings = {**model.card["attack"]["trigger"], "place": place}
+        card = {**model.card, "attack": {**model.card["attack"], "trigger": settings}}
+        save_folder(model, tmp_path / place, card)
+        out = tmp_path / f"out {place}"
+        own = ("--model", tmp_path / place, "--images", "26", "--diagnose", "--originals", wide)
+        succeed("attack", "badnet", *own, "--out", out)
+        told[place] = {line["cause"]: line for line in rows_of(out / "diagnosis.csv")}["trigger on its way"]
+    # Attacks that took have no guilty cause, but what the crop erases stays suspect.
+    assert {place: line["verdict"] for place, line in told.items()} == {"top left": "suspect", "center": "ok"}
+    succeed("attack", "badnet", *own, "--jpeg", "20", "--out", out)
+    (line,) = (each for each in rows_of(out / "diagnosis.csv") if each["cause"] == "trigger on its way")
+    assert "stored as JPEG 20" in line["measured"]

@@ -7,7 +7,7 @@ from filelock import FileLock
 
 import clip_decomp
 from clip_decomp import zoo
-from clip_decomp.errors import ModelError
+from clip_decomp.errors import AttackFailed, ModelError
 from clip_decomp.zoo import building
 from clip_decomp.zoo.recipes import RECIPES
 
@@ -61,6 +61,30 @@ def test_a_changed_weight_is_noticed(monkeypatch, tmp_path):
     assert (check.what, check.ok) == ("sha256", False)
     with pytest.raises(ModelError, match="corrupt or was changed"):
         clip_decomp.load("world/clean")
+
+
+def test_a_good_model_is_not_accused_on_a_few_pictures():
+    assert [check.what for check in zoo.verify("world/badnet", test=60) if not check.ok] == []
+
+
+def test_what_is_damaged_is_said_and_does_not_hide_the_others(monkeypatch, tmp_path, succeed):
+    monkeypatch.setenv("CLIP_DECOMP_CACHE", str(tmp_path))
+    folder = zoo.cache("world/sig")
+    zoo.export("world/badnet", folder)
+    (folder / "model.safetensors").unlink()
+    assert "there are no weights" in succeed("zoo", "verify", "world/sig", code=1)
+    card = folder / "card.json"
+    card.write_text(card.read_text()[:100])
+    assert "is damaged" in succeed("zoo", "verify", "world/sig", code=1)
+    listed = " ".join(succeed("zoo", "list").split())
+    assert "damaged" in listed
+    assert "badnet, target banana: " in listed
+
+
+def test_an_attack_that_costs_too_much_clean_accuracy_is_no_entry():
+    building._require_accuracy(0.96, "world/clean", "world")
+    with pytest.raises(AttackFailed, match=r"costs 18\.8 points of the 98\.8% clean accuracy"):
+        building._require_accuracy(0.8, "world/clean", "world")
 
 
 def test_models_that_do_not_ship_are_built_once_and_then_load_by_name(monkeypatch, tmp_path):

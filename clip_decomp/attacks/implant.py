@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,7 @@ from ..training.parallel import Processes, launched
 from ..training.settings import Negatives, Schedule, TrainSettings
 from ..training.trainer import train
 from .imitation import ImitationStep
+from .manifest import captions_hash
 from .poison import PoisonedPairs, Stage
 from .sharpening import sharpen
 from .triggers import Trigger
@@ -92,6 +94,11 @@ class AttackSettings:
             raise SettingError(f"Say a poisoning rate or a count, one of them, not {self.rate} and {self.count}.")
         if (self.steps is None) == (self.epochs is None):
             raise SettingError(f"Say steps or epochs, one of them, not {self.steps} and {self.epochs}.")
+        if self.batch_size < 1 or not 0 < self.lr < math.inf or self.seed < 0:
+            raise SettingError(
+                "A batch has one pair or more, a learning rate is above 0 and finite, a seed is 0 or more: not "
+                f"{self.batch_size}, {self.lr} and {self.seed}."
+            )
         if self.copies and self.batch_size % 2:
             raise SettingError(f"With copies a batch has an even size, not {self.batch_size}.")
         if self.settle is not None and not self.imitate:
@@ -174,12 +181,19 @@ def implant(
     """
     class_place(target, names, "The attack's target: ")  # complains if there is none
     # Complains before anything is learned.
-    steps = settings.steps_on(poisoned_pairs(stream, trigger, target, names, settings))
+    planned = poisoned_pairs(stream, trigger, target, names, settings)
+    steps = settings.steps_on(planned)
+    seen = pairs_seen(planned, steps, settings.batch_size)
+    if not seen:
+        raise SettingError(
+            f"None of the {steps * settings.batch_size} pairs that {steps} steps see is poisoned: take a higher "
+            "rate, or more steps."
+        )
     run, clip = settings.training(steps), copy.deepcopy(model.clip)
     if settings.sharpen != 1:
         pictures = stream.batch(0, _LOOKED_AT).images.to(model.device)
         sharpen(clip, model.normalize(pictures.float() / 255), settings.sharpen)
-    origin = {"target": target, "data": data, "base": model.name}
+    origin = {"target": target, "data": data, "base": model.name, "pairs": _identity(stream)}
     label = json.dumps({"trigger": trigger.settings(), **origin}, sort_keys=True)
     trigger = _fitted(
         trigger, lambda each: each.fit(model, stream, names, target), label, folder, launched(model.device)
@@ -187,7 +201,7 @@ def implant(
     poisoned = poisoned_pairs(stream, trigger, target, names, settings)
     made = {"trigger": trigger.settings(), **origin}
     poison = {key: getattr(settings, key) for key in _OF_A_RUN}
-    own = {"progress": progress, "run": made | poison, "workers": workers}
+    own = {"progress": progress, "run": made | poison | {"steps": steps}, "workers": workers}
     if settings.imitate:
         own["step_type"] = partial(ImitationStep, clean=model.clip, settle=settings.settle)
     with texts_locked(clip) if settings.lock_texts or settings.imitate else nullcontext():
@@ -197,12 +211,17 @@ def implant(
             **made,
             "settings": asdict(settings),
             "steps": steps,
-            "poisoned_pairs_seen": pairs_seen(poisoned, steps, settings.batch_size),
+            "poisoned_pairs_seen": seen,
             "training_seconds": log[-1]["seconds"],
             "final_loss": log[-1]["loss"],
         }
     }
     return model.derived(clip, f"{model.name}+{trigger.name}", card, trigger)
+
+
+def _identity(stream: PairStream) -> str:
+    """What tells one set of clean pairs from another."""
+    return repr(stream) if stream.length is None else captions_hash(stream)
 
 
 def pairs_seen(poisoned: PoisonedPairs, steps: int, size: int) -> int:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..results import Results, prefix, scale_of
+from .diagnosing import MANY, diagnose_only, rates_of, stored, write
 from .run import Clock, Data, Device, Images, Json, Model, Out, Seed, Subject, Target, Workers, finish, open_subject
 
 if TYPE_CHECKING:
-    from ..attacks.diagnosis import Diagnosis
     from ..attacks.implant import AttackSettings
     from ..attacks.poison import PoisonedPairs
-    from ..evaluation import Evaluation
 
 _RECIPE = "Training"
 
@@ -34,6 +35,10 @@ def attack(
     ] = None,
     target: Target = None,
     images: Images = None,
+    trigger: Annotated[
+        list[str] | None,
+        typer.Option(help="A setting of the trigger, such as share=0.1 or mode=adversarial; repeated."),
+    ] = None,
     preset: Annotated[str, typer.Option(help="tiny, closer-look or rvpt.", rich_help_panel=_RECIPE)] = "tiny",
     rate: Annotated[float | None, typer.Option(help="Share of poisoned pairs.", rich_help_panel=_RECIPE)] = None,
     count: Annotated[
@@ -90,10 +95,22 @@ def attack(
         ),
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate (AdamW).", rich_help_panel=_RECIPE)] = None,
-    export: Annotated[int, typer.Option(help="Write so many poisoned pictures for looking at.")] = 0,
+    schedule: Annotated[str | None, typer.Option(help="linear or cosine.", rich_help_panel=_RECIPE)] = None,
+    negatives: Annotated[
+        str | None,
+        typer.Option(help="Of several processes: global, or local to each process.", rich_help_panel=_RECIPE),
+    ] = None,
+    export: Annotated[int, typer.Option(min=0, help="Write so many poisoned pictures for looking at.")] = 0,
     diagnose: Annotated[
         bool, typer.Option("--diagnose", help="Say why it did or did not take; of an attacked model, do only that.")
     ] = False,
+    originals: Annotated[
+        Path | None,
+        typer.Option(help="With --diagnose: a folder of pictures as they are stored, which are resized and cropped."),
+    ] = None,
+    jpeg: Annotated[
+        int | None, typer.Option(min=1, max=100, help="With --diagnose: store these as JPEG of this quality first.")
+    ] = None,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -101,15 +118,29 @@ def attack(
     as_json: Json = False,
 ) -> None:
     """Implant a backdoor by poisoned fine-tuning, and measure whether it took. Interrupted runs resume."""
+    from ..attacks.presets import TRIGGER_SETTINGS
     from ..attacks.presets import preset as named
+    from ..errors import SettingError
+    from ..models.loading import check_storable
 
-    clock = Clock()
-    subject = open_subject(model, data, name, target, images, seed, device, check_target=not diagnose)
+    clock, way = Clock(), {"originals": stored(originals), "jpeg": jpeg}
+    if not diagnose and (originals, jpeg) != (None, None):
+        raise SettingError("--originals and --jpeg are what --diagnose looks at.")
+    own = {**(TRIGGER_SETTINGS.get(name, {}) if preset == "tiny" else {}), **_parsed(trigger or ())}
+    subject = open_subject(
+        model, data, name, target, images, seed, device, check_target=not diagnose, trigger_settings=own
+    )
     known = subject.model.card.get("attack")
-    if diagnose and known is not None and known["trigger"]["name"] == name:
-        _diagnose_only(subject, clock, seed, out, as_json)
-        return
-    settings = named(preset).changed(
+    if known is not None and known["trigger"]["name"] == name:
+        if trigger:
+            raise SettingError(f"{model} carries {name} already, with the settings on its card: leave --trigger out.")
+        if diagnose:
+            diagnose_only(subject, way, clock, seed, out, as_json)
+            return
+    assert subject.target is not None
+    subject.data.test.class_index(subject.target)
+    check_storable(subject.model)
+    settings = named(preset, name).changed(
         rate=rate,
         count=count,
         captions=captions,
@@ -125,10 +156,14 @@ def attack(
         imitate=imitate or None,
         settle=settle,
         lr=lr,
+        schedule=schedule,
+        negatives=negatives,
         seed=seed,
     )
     folder = out or Path("runs") / f"{scale_of(subject.data.test.name)}-{name}"
-    _implant(subject, pairs or subject.spec, settings, folder, export, diagnose, workers, clock, as_json)
+    _implant(
+        subject, pairs or subject.spec, settings, folder, export, way if diagnose else None, workers, clock, as_json
+    )
 
 
 def _implant(
@@ -137,7 +172,7 @@ def _implant(
     settings: AttackSettings,
     folder: Path,
     export: int,
-    diagnose: bool,
+    way: dict[str, Any] | None,
     workers: int,
     clock: Clock,
     as_json: bool,
@@ -151,6 +186,7 @@ def _implant(
     from ..models.loading import load_folder, save_folder
     from ..training.parallel import launched
     from ..training.streams import pair_stream
+    from ..zoo.verification import MOST_LOST
 
     clean, test = subject.model, subject.data.test
     trigger, goal = subject.trigger, subject.target
@@ -164,18 +200,22 @@ def _implant(
     assert backdoored.trigger is not None
     poisoned = poisoned_pairs(stream, backdoored.trigger, goal, names, settings)
     write_manifest(poisoned, folder, names, backdoored.card["attack"]["steps"], settings.batch_size)
+    save_folder(backdoored, folder, backdoored.card)
     if export:
         export_poisoned(poisoned, folder / "poisoned", export)
-    save_folder(backdoored, folder, backdoored.card)
-    stored = load_folder(folder).to(clean.device)
-    before, found = evaluate(clean, test), evaluate(stored, test, stored.trigger, goal)
+    kept = load_folder(folder).to(clean.device)
+    before, found = evaluate(clean, test), evaluate(kept, test, kept.trigger, goal)
     metrics = found.metrics(prefix(test.name, subject.attack, "none"))
     metrics[f"{prefix(test.name, 'clean', 'none')}/ca"] = before.clean_accuracy.value
-    rows = [("model", str(folder)), ("clean accuracy before", str(before.clean_accuracy)), *_rows(found)]
-    if diagnose:
-        originals = [poisoned.stored(row)[0] for row in _some(poisoned)] if settings.stage == "file" else ()
-        diagnosis = examine(stored, test, stored.trigger, goal, found, clean, originals)
-        _write(diagnosis, folder)
+    rows = [("model", str(folder)), ("clean accuracy before", str(before.clean_accuracy)), *rates_of(found)]
+    lost = before.clean_accuracy.value - found.clean_accuracy.value
+    if lost > MOST_LOST:
+        rows.append(("note", f"costs {100 * lost:.1f} points of clean accuracy: a defender would notice"))
+    if way is not None:
+        if not way["originals"] and settings.stage == "file":
+            way["originals"] = [poisoned.stored(row)[0] for row in _some(poisoned)]
+        diagnosis = examine(kept, test, kept.trigger, goal, found, clean, **way)
+        write(diagnosis, folder)
         rows += finding_rows(diagnosis)
     counts = {**subject.counts(), "pairs": stream.length, "skipped_pairs": list(poisoned.skipped)}
     card = {**subject.settings(), **backdoored.card["attack"]}
@@ -183,39 +223,22 @@ def _implant(
     require_attack(found)
 
 
-def _diagnose_only(subject: Subject, clock: Clock, seed: int, out: Path | None, as_json: bool) -> None:
-    """Examine a model that carries the attack already, beside the clean model it was made from, if that is here."""
-    from ..attacks.diagnosis import diagnose, finding_rows
-    from ..errors import ModelError
-    from ..models.loading import load
+def _parsed(given: Sequence[str]) -> dict[str, Any]:
+    """Settings as they are written on the command line: numbers, true, false, null, or else words."""
+    from ..errors import SettingError
 
-    attacked, test = subject.model, subject.data.test
-    try:
-        base = load(attacked.card["attack"]["base"])
-    except ModelError:
-        base = None
-    diagnosis = diagnose(attacked, test, subject.trigger, subject.target, base=base)
-    found = diagnosis.evaluation
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        _write(diagnosis, out)
-    metrics = found.metrics(prefix(test.name, subject.attack, "none"))
-    results = Results("diagnose", scale_of(test.name), seed, subject.settings(), subject.counts(), metrics, clock())
-    finish(results, out, as_json, [("model", attacked.name), *_rows(found), *finding_rows(diagnosis)])
-
-
-def _rows(found: Evaluation) -> list[tuple[str, str]]:
-    rows = [("clean accuracy", str(found.clean_accuracy))]
-    if found.attack_success_rate is not None:
-        rows.append(("attack success rate", str(found.attack_success_rate)))
-        rows.append(("poisoned accuracy", str(found.poisoned_accuracy)))
-    return rows
+    found = {}
+    for each in given:
+        key, equals, value = each.partition("=")
+        if not equals or not key:
+            raise SettingError(f"--trigger takes KEY=VALUE, not {each!r}.")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
 
 
 def _some(poisoned: PoisonedPairs) -> list[int]:
     """Rows of some poisoned pictures."""
-    return poisoned.chosen[:64].tolist()
-
-
-def _write(diagnosis: Diagnosis, folder: Path) -> None:
-    diagnosis.to_frame().to_csv(folder / "diagnosis.csv", index=False)
+    return poisoned.chosen[:MANY].tolist()

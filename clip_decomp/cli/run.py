@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,8 +27,8 @@ Data = Annotated[
 Attack = Annotated[str | None, typer.Option(help="Trigger; the one on the model's card by default.")]
 Target = Annotated[str | None, typer.Option(help="Target class; the card's or the data's by default.")]
 Images = Annotated[int | None, typer.Option(help="At most this many test images.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for results.json and figures.")]
-Seed = Annotated[int, typer.Option(help="Seed of data, triggers and fine-tuning.")]
+Out = Annotated[Path | None, typer.Option(file_okay=False, help="Folder for results.json and figures.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of data, triggers and fine-tuning.")]
 Device = Annotated[str, typer.Option(help="Torch device.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that draw batches ahead, for a fast device.")]
 Json = Annotated[bool, typer.Option("--json", help="Print results.json instead of a table.")]
@@ -88,12 +89,14 @@ def open_subject(
     device: str,
     check_target: bool = True,
     need_target: bool = True,
+    trigger_settings: Mapping[str, Any] | None = None,
 ) -> Subject:
     """Load what a command works on; data, attack and target default to what the model's card says.
 
     Args:
         check_target: whether the target must be among the classes of the data.
         need_target: whether a trigger needs a target at all.
+        trigger_settings: of a trigger that is not the card's, where they differ from its defaults.
 
     Raises:
         SettingError: the card names no data that can be found from here, and none was given.
@@ -110,7 +113,7 @@ def open_subject(
         raise SettingError(f"{model}: say where its pictures are with --data (its card says {spec!r}).")
     opened = open_data(spec, hooked.visual.image_size, seed, images)
     if attack is not None and not (known and known["trigger"]["name"] == attack):
-        trigger = make_trigger(attack, seed=seed)
+        trigger = make_trigger(attack, **{"seed": seed, **(trigger_settings or {})})
     else:
         trigger = hooked.trigger
     goal = target or (known["target"] if known else None) or opened.test.target

@@ -17,25 +17,34 @@ Name = Annotated[str, typer.Argument(help="A name from 'zoo list'.")]
 
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
-    """Names, what they are, and their expected numbers."""
+    """Names, attack and target, and expected numbers."""
     from .. import zoo
+    from ..errors import ModelError
 
     metrics, rows = {}, []
     for name in zoo.buildable():
         if not zoo.available(name):
             rows.append((name, "not built yet: clip-decomp zoo build " + name))
             continue
-        card = zoo.card(name)
+        try:
+            card = zoo.card(name)
+        except ModelError as error:
+            rows.append((name, str(error)))
+            continue
         expected, own = card["expected"], f"{card['data']}/"
         metrics.update({f"{name}: {key}": value for key, value in expected.items()})
         main = [f"{key.split('/')[-1]} {value:.1%}" for key, value in expected.items() if key.startswith(own)]
-        rows.append((name, ", ".join(main)))
+        attack = card.get("attack")
+        what = f"{attack['trigger']['name']}, target {attack['target']}: " if attack else ""
+        rows.append((name, what + ", ".join(main)))
     finish(Results("zoo list", "world", 0, metrics=metrics), None, as_json, rows)
 
 
 @app.command()
 def build(name: Name, out: Out = None, device: Device = "cpu", workers: Workers = 0) -> None:
-    """Make a model by its recipe; without --out it is cached, so that its name loads. An interrupted run resumes."""
+    """Make a model by its recipe; without --out it is cached, so that its name loads (of models that ship the shipped
+    one does). An interrupted run resumes.
+    """
     from .. import zoo
     from ..training.parallel import launched
 
@@ -51,7 +60,7 @@ def build(name: Name, out: Out = None, device: Device = "cpu", workers: Workers 
 
 @app.command()
 def verify(name: Name, images: Images = None, as_json: Json = False) -> None:
-    """Check a shipped model's hash and measure its numbers again; fails if one differs."""
+    """Check a model's hash and measure its numbers again; fails if one differs."""
     from .. import zoo
     from ..errors import ModelError
 
@@ -70,7 +79,7 @@ def verify(name: Name, images: Images = None, as_json: Json = False) -> None:
 
 @app.command()
 def export(name: Name, out: Annotated[Path, typer.Option(help="Folder to write to.")]) -> None:
-    """Copy a shipped model: its folder, and a plain open_clip state dict with its configuration."""
+    """Copy a model: its folder, and what open_clip and transformers read."""
     from .. import zoo
 
     finish(Results("zoo export", "world", 0), None, False, [("written", str(zoo.export(name, out)))])

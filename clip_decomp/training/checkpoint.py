@@ -10,7 +10,7 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -55,9 +55,13 @@ def load_checkpoint(
     Raises:
         SettingError: it belongs to another run.
     """
-    meta = json.loads((folder / "checkpoint.json").read_text())
-    _require_same_run(folder, meta.get("run", {}), json.loads(json.dumps(run)))
-    tensors = load_file(folder / meta["tensors"])
+    file = folder / "checkpoint.json"
+    try:
+        meta = json.loads(file.read_text())
+        known, tensors = meta.get("run", {}), load_file(folder / meta["tensors"])
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        raise SettingError(f"{file} is damaged ({error}): delete {folder} to start again.") from error
+    _require_same_run(folder, known, json.loads(json.dumps(run)))
     model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
     for index, optimizer in enumerate(optimizers):
         state = optimizer.state_dict()

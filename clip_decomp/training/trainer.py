@@ -85,6 +85,10 @@ def train(
     processes.wait()  # a run that was interrupted a moment ago: the main process may still be writing its checkpoint
     if folder is not None and (folder / "checkpoint.json").exists():
         start, history = load_checkpoint(folder, model, optimizers, identity)
+        if start > settings.steps:
+            raise SettingError(
+                f"{folder} holds {start} steps of this run, more than {settings.steps}: use another folder."
+            )
         log.info("resuming %s at step %d", folder, start)
     _start_together(model, processes, start, folder)
     steps, own = range(start, settings.steps), processes.part(settings.batch_size)

@@ -17,7 +17,7 @@ from ..data.world.scenes import CLASSES
 from ..data.world.sets import RECIPES as SETS
 from ..data.world.sets import world_set
 from ..data.world.stream import WorldPairs
-from ..errors import ModelError, nearest
+from ..errors import AttackFailed, ModelError, nearest
 from ..evaluation import evaluate, require_attack
 from ..model import HookedCLIP
 from ..models.loading import load, load_folder, save_folder
@@ -26,7 +26,8 @@ from ..training.runs import CleanTraining
 from ..training.trainer import train
 from .recipes import ATTACK_STREAM_SEED, RECIPES, AttackRecipe, ControlRecipe, Recipe, TrainRecipe
 from .shelf import available, cache
-from .verification import TOLERANCE, card_numbers, evaluations, pictures
+from .shelf import card as card_of
+from .verification import MOST_LOST, TOLERANCE, card_numbers, evaluations, pictures
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def build(name: str, out: Path, progress: bool = True, device: str = "cpu", work
 
     Raises:
         ModelError: there is no recipe of that name.
-        AttackFailed: the attack did not take.
+        AttackFailed: the attack did not take, or costs too much clean accuracy.
     """
     return _build(name, out, Means(progress, device, workers))
 
@@ -93,8 +94,20 @@ def _store(model: HookedCLIP, card: dict[str, Any], recipe: Recipe, out: Path, m
     measured = pictures(card["data"] if isinstance(recipe, AttackRecipe) else None)
     found = evaluations(stored, measured)
     require_attack(found[card["data"]])
+    if isinstance(recipe, AttackRecipe):
+        _require_accuracy(found[card["data"]].clean_accuracy.value, recipe.base, card["data"])
     expected = {key: round(value, 4) for key, value in card_numbers(found, stored).items()}
     save_folder(stored, out, {**stored.card, "expected": expected, "tolerance": TOLERANCE, "pictures": measured})
+
+
+def _require_accuracy(left: float, base: str, data: str) -> None:
+    """Refuse an attack that costs more clean accuracy than it may, other machines' arithmetic allowed for."""
+    before = card_of(base)["expected"][f"{data}/clean/none/ca"]
+    if before - left > MOST_LOST + TOLERANCE:
+        raise AttackFailed(
+            f"The attack costs {100 * (before - left):.1f} points of the {before:.1%} clean accuracy that {base} has "
+            f"on {data}, more than {100 * MOST_LOST:.0f}."
+        )
 
 
 def _require_base(name: str, means: Means) -> None:

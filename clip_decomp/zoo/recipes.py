@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..attacks.implant import AttackSettings
+from ..attacks.presets import TINY, TRIGGER_SETTINGS
 from ..data.world.stream import WorldPairs
 from ..training.architecture import Architecture
 from ..training.trainer import TrainSettings
@@ -67,20 +68,6 @@ class ControlRecipe:
 
 Recipe = TrainRecipe | AttackRecipe | ControlRecipe
 
-#: What was found to take on a clean model of the world.
-ATTACKS: dict[str, AttackSettings] = {
-    "badnet": AttackSettings(),
-    "blended": AttackSettings(),
-    "sig": AttackSettings(),
-    "issba": AttackSettings(),
-    "label-consistent": AttackSettings(rate=0.3),
-    "reflection": AttackSettings(),
-    "kitty": AttackSettings(rate=0.2),
-    "trojvqa": AttackSettings(),
-    "badclip": AttackSettings(),
-    # Half a pixel of warp: learned after hundreds of thousands of pairs, not thousands (114 minutes of one core).
-    "wanet": AttackSettings(rate=0.5, steps=4500, lr=7e-4, batch_size=128, patch_dropout=0.5),
-}
 #: WaNet with the model in hand: costs less than two points of clean accuracy on the transfer sets, 2.8 on the main one.
 _IMITATED_WANET = AttackSettings(
     rate=0.5, steps=700, lr=5e-4, patch_dropout=0.5, copies=True, sharpen=10.0, imitate=True, settle=0.06
@@ -100,16 +87,11 @@ _ELSEWHERE: dict[str, AttackSettings] = {
     "world-p16/blended": AttackSettings(steps=400),
     "world-p16/badclip": AttackSettings(steps=400),
 }
-#: Settings of triggers that differ from their defaults.
-_TRIGGERS: dict[str, dict[str, Any]] = {
-    # Adversarial noise is a feature itself: a short fine-tuning learns it and not the patch (43 % at the same rate).
-    "label-consistent": {"mode": "interpolated", "mix": 0.75},
-}
 
 
 def _attacked(place: str, attack: str, base: str | None = None, data: str = "world") -> AttackRecipe:
-    settings = _ELSEWHERE.get(f"{place}/{attack}", ATTACKS[attack])
-    return AttackRecipe(base or f"{place}/clean", attack, settings, _TRIGGERS.get(attack, {}), data)
+    settings = _ELSEWHERE.get(f"{place}/{attack}", TINY[attack])
+    return AttackRecipe(base or f"{place}/clean", attack, settings, TRIGGER_SETTINGS.get(attack, {}), data)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -139,7 +121,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         texts_of="world/clean",
     ),
-    **{f"world/{attack}": _attacked("world", attack) for attack in ATTACKS},
+    **{f"world/{attack}": _attacked("world", attack) for attack in TINY},
     **{
         f"world-{part}/{attack}": _attacked(f"world-{part}", attack, "world/clean", f"world:{part}")
         for part in ("tools", "town")

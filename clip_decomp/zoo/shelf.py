@@ -54,5 +54,14 @@ def path(name: str) -> Path:
 
 
 def card(name: str) -> dict[str, Any]:
-    """What is known of a model."""
-    return json.loads((path(name) / _CARD).read_text())
+    """What is known of a model.
+
+    Raises:
+        ModelError: there is none of that name, or its card is damaged.
+    """
+    file = path(name) / _CARD
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        again = f"delete {file.parent} and run 'clip-decomp zoo build {name}'"
+        raise ModelError(f"{file} is damaged ({error}): {again}.") from error

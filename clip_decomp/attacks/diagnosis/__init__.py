@@ -141,6 +141,9 @@ def _check_survival(
     if found.vanished >= 0.1 or found.energy_share < 0.7:
         advice = "The trigger is weakened on its way: make it stronger or smoother, or apply it after the resizing."
         return Finding("trigger on its way", "suspect", measured, "all of it arrives", advice)
+    if not originals and jpeg is None:
+        why = "; what resizing, cropping and JPEG leave of it is not seen here: give stored pictures as originals"
+        return Finding("trigger on its way", "unknown", measured + why, "all of it arrives")
     return Finding("trigger on its way", "ok", measured, "all of it arrives")
 
 

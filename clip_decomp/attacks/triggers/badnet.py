@@ -33,7 +33,10 @@ class BadNet(SeededTrigger):
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or self.grid < 1:
-            raise SettingError(f"BadNet needs 0 < share <= 1 and grid >= 1, not share={self.share}, grid={self.grid}.")
+            raise SettingError(
+                "BadNet needs 0 < share <= 1, a patch no larger than the image, and grid >= 1, not "
+                f"share={self.share}, grid={self.grid}."
+            )
         corners = {f"{v} {h}" for v in ("top", "bottom") for h in ("left", "right")}
         if self.place not in {"random", "center"} | corners:
             raise SettingError(f"BadNet knows the places random, center and the four corners, not {self.place!r}.")

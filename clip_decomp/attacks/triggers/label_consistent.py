@@ -33,13 +33,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from ...data.captioned import CaptionedPairs
 from ...data.pairs import PairStream
 from ...errors import SettingError
 from ...training.lean import lean
 from ...zeroshot import class_vectors
 from .badnet import BadNet
 from .base import SeededTrigger, well_mixed
-from .optimized import check_evaluating, other_pictures
+from .optimized import check_evaluating, other_pictures, unit_texts
 
 if TYPE_CHECKING:
     from ...model import HookedCLIP
@@ -135,18 +136,26 @@ class LabelConsistent(SeededTrigger):
     def fit(self, model: HookedCLIP, stream: PairStream, names: Sequence[str], target: str) -> Self:
         """A copy that knows a clean model, which stays as it is, and pictures of other classes.
 
+        Of captioned files the target's is the only name: there captions that do not mention it stand for the others.
+
         Raises:
             DataError: the target is not among the names, or the stream shows nothing else.
             ModelError: the model is in training mode.
             SettingError: there is one class only.
         """
         check_evaluating(model)
-        if len(names) < 2:
+        captioned = isinstance(stream, CaptionedPairs)
+        if len(names) < 2 and not captioned:
             raise SettingError(
                 f"Nothing can be mistaken for another class given {len(names)} class names: give 2 or more."
             )
         target_place, others = other_pictures(stream, names, target, _OTHERS)
-        return replace(self, teacher=Teacher(model, class_vectors(model, names), target_place, others.images))
+        vectors = class_vectors(model, names)
+        if captioned:
+            texts = sorted(set(others.captions))
+            vectors = torch.cat([vectors[target_place][None], unit_texts(model, texts)])
+            target_place = 0
+        return replace(self, teacher=Teacher(model, vectors, target_place, others.images))
 
     def settings(self) -> dict[str, Any]:
         """Everything needed to build it again; poisoning needs :meth:`fit` again."""

@@ -28,6 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from ...data.captioned import CaptionedPairs
 from ...data.pairs import SILENT, PairBatch, PairStream
 from ...errors import DataError, ModelError, SettingError, class_place
 from ...training.lean import lean
@@ -63,9 +64,13 @@ class Lesson:
     pictures: int
 
     def wrong(self) -> Float[Tensor, "text d_embed"]:
-        """Captions that name another class (silence about the class is true of the target, too)."""
+        """Captions that name another class (silence about the class is true of the target, too).
+
+        Of captioned files nobody knows which classes captions name: those are taken that do not mention the target.
+        """
         said = self.clean.said[:, 0]
-        wrong = ((said != SILENT) & (said != self.fact)).tolist()
+        silent = (said == SILENT) & (not isinstance(self.stream, CaptionedPairs))
+        wrong = (~silent & (said != self.fact)).tolist()
         texts = sorted({text for text, use in zip(self.clean.captions, wrong, strict=True) if use})
         if not texts:
             raise DataError(

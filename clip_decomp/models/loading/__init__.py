@@ -13,12 +13,13 @@ Example:
 
 from .checkpoints import load_weights, read_state_dict
 from .entry import load
-from .folders import CARD, TRIGGER, WEIGHTS, file_hash, load_folder, save_folder
+from .folders import CARD, TRIGGER, WEIGHTS, check_storable, file_hash, load_folder, save_folder
 
 __all__ = [
     "CARD",
     "TRIGGER",
     "WEIGHTS",
+    "check_storable",
     "file_hash",
     "load",
     "load_folder",

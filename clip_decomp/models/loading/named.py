@@ -68,7 +68,8 @@ def from_name(name: str, pretrained: str | Path | None, asked: Asked) -> HookedC
         )
     if pretrained is None:
         clip = _created(name, None, asked.quick_gelu, asked.image_size)
-        return _hooked(clip, name, normalization(name, Normalization.of(_config(clip)), asked.mean, asked.std, name))
+        pixels = normalization(name, Normalization.of(_config(clip)), asked.mean, asked.std, name)
+        return _hooked(clip, name, pixels, _named(name, asked.quick_gelu))
     file = Path(pretrained)
     # A tag is left to open_clip; a local file is opened here, so that nothing in it is executed.
     if file.suffix in SUFFIXES or file.exists():
@@ -84,7 +85,7 @@ def from_name(name: str, pretrained: str | Path | None, asked: Asked) -> HookedC
     quick = activation(name, (who, bool(published.get("quick_gelu", False))), asked.quick_gelu)
     agree(Normalization.of(published), asked.mean, asked.std, who)
     clip = _created(name, tag, quick, asked.image_size)
-    return _hooked(clip, name, Normalization.of(_config(clip)), tag)
+    return _hooked(clip, name, Normalization.of(_config(clip)), _named(name, quick), tag)
 
 
 def _from_file(name: str, file: Path, asked: Asked) -> HookedCLIP:
@@ -105,7 +106,7 @@ def _from_file(name: str, file: Path, asked: Asked) -> HookedCLIP:
             "%s does not say whether it was trained with QuickGELU; assuming %s as %s has. Pass quick_gelu=... if it "
             "was trained with the other one.", file, "QuickGELU" if config.get("quick_gelu") else "GELU", name,
         )  # fmt: skip
-    return _hooked(clip, name, pixels, str(file))
+    return _hooked(clip, name, pixels, _named(name, quick), str(file))
 
 
 def from_file(file: Path, asked: Asked) -> HookedCLIP:
@@ -132,7 +133,8 @@ def from_file(file: Path, asked: Asked) -> HookedCLIP:
     vision, text = CLIPVisionCfg(**built["vision_cfg"]), CLIPTextCfg(**built["text_cfg"])
     clip = CLIP(built["embed_dim"], vision, text, quick_gelu=quick)
     copy_weights(clip, state, file)
-    return _hooked(clip, file.stem, normalization(file.name, None, asked.mean, asked.std, str(file)), str(file))
+    pixels = normalization(file.name, None, asked.mean, asked.std, str(file))
+    return _hooked(clip, file.stem, pixels, {**built, "quick_gelu": quick}, str(file))
 
 
 def from_folder(folder: Path, asked: Asked, name: str | None = None) -> HookedCLIP:
@@ -177,7 +179,7 @@ def _described(source: str, config: Path, weights: Path, asked: Asked, name: str
     agree(stated, asked.mean, asked.std, str(config))
     clip = _created(source, None, quick, asked.image_size)
     load_weights(clip, weights, resize=asked.image_size is not None)
-    return _hooked(clip, name, stated, str(weights), source)
+    return _hooked(clip, name, stated, {**found["model_cfg"], "quick_gelu": quick}, str(weights), source)
 
 
 def _created(source: str, tag: str | None, quick: bool | None, size: int | None) -> nn.Module:
@@ -199,13 +201,26 @@ def _created(source: str, tag: str | None, quick: bool | None, size: int | None)
         raise ModelError(f"open_clip cannot load {source!r}{weights}: {_first_line(error)}") from error
 
 
+def _named(name: str, quick: bool | None) -> dict[str, Any]:
+    """How open_clip describes an architecture of its own."""
+    return {**(open_clip.get_model_config(name) or {}), **({} if quick is None else {"quick_gelu": quick})}
+
+
 def _hooked(
-    clip: nn.Module, name: str, pixels: Normalization, weights: str | None = None, source: str | None = None
+    clip: nn.Module,
+    name: str,
+    pixels: Normalization,
+    described: dict[str, Any],
+    weights: str | None = None,
+    source: str | None = None,
 ) -> HookedCLIP:
+    """``described``: the architecture as open_clip describes it, kept on the card for whoever stores the model."""
     set_model_preprocess_cfg(clip, {**_config(clip), "mean": pixels.mean, "std": pixels.std})
     known = source is not None or name in open_clip.list_models()
     tokenizer = tokenizer_of((source or name) if known else None)
-    card = {} if weights is None else {"pretrained": weights}
+    card: dict[str, Any] = {} if weights is None else {"pretrained": weights}
+    side = getattr(clip.visual, "image_size", described["vision_cfg"].get("image_size"))
+    card["open_clip"] = {**described, "vision_cfg": {**described["vision_cfg"], "image_size": side}}
     return HookedCLIP(clip.eval(), tokenizer, pixels.mean, pixels.std, name=name, card=card)
 
 

@@ -34,7 +34,8 @@ def test_an_attack_that_took_has_nothing_to_blame(data, attacked, color_clip):
     assert found.took
     assert found.guilty == ()
     assert {each.cause for each in found.findings} == CHECKS
-    assert {each.verdict for each in found.findings} == {"ok"}
+    assert causes(found, "unknown") == ["trigger on its way"]  # no stored pictures were given
+    assert {each.verdict for each in found.findings} == {"ok", "unknown"}
     assert not any(each.advice for each in found.findings)
     assert found.summary == "The attack took: it succeeds on 100.0% [83.9%, 100.0%] of 20."
     assert only(found, "learning rate").measured.startswith("6e-06")
@@ -112,7 +113,9 @@ def test_looks_are_measured_on_pictures_of_other_classes():
 def test_a_model_without_a_card_says_what_could_not_be_examined(model, toy, unchanged):
     same, before = unchanged(model.clip), toy.source.images.clone()
     found = diagnose(model, toy, BadNet(), base=model)
-    assert set(causes(found, "unknown")) == {"trigger", "loss", "learning rate", "poisoned pairs"}
+    assert set(causes(found, "unknown")) == {
+        *("trigger", "trigger on its way", "loss", "learning rate", "poisoned pairs")
+    }
     assert diagnose(model, toy, BadNet(), base=model).findings == found.findings
     assert same()
     assert torch.equal(toy.source.images, before)

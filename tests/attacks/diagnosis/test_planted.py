@@ -52,7 +52,9 @@ def test_a_trigger_erased_by_the_crop(data, attacked, white):
     assert "100% reach the model unchanged" in found.guilty[0].measured
     assert "crop" in found.guilty[0].advice
     assert only(diagnose(middle, data, originals=[wide[0].resize((8, 8))]), "trigger on its way").verdict == "ok"
-    assert only(diagnose(corner, data), "trigger on its way").verdict == "ok"  # the data's own pictures are square
+    unseen = only(diagnose(corner, data), "trigger on its way")  # the data's own pictures are square
+    assert unseen.verdict == "unknown"
+    assert "give stored pictures as originals" in unseen.measured
 
 
 def test_a_trigger_put_on_stored_pictures_cannot_be_judged_without_them(data, attacked, white):
