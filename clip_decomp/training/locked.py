@@ -72,7 +72,9 @@ def train_image_tower(
 
     run = {"architecture": architecture.to_dict(), "texts_of": teacher.name}
     with texts_locked(clip):
-        train(clip, tokenizer, model.normalize, stream, settings, folder, watch, progress, run, workers=workers)
+        how = folder, watch, progress, run
+        log = train(clip, tokenizer, model.normalize, stream, settings, *how, workers=workers)
+    model.card["training_seconds"] = log[-1]["seconds"]
     clip.eval()
     return model
 

@@ -54,6 +54,7 @@ def train_from_scratch(
     def watch(_: CLIP, step: int) -> dict[str, float]:
         return monitor(model) if monitor is not None else {}
 
-    train(clip, tokenizer, model.normalize, stream, settings, folder, watch, progress, workers=workers)
+    log = train(clip, tokenizer, model.normalize, stream, settings, folder, watch, progress, workers=workers)
+    model.card["training_seconds"] = log[-1]["seconds"]
     clip.eval()
     return model

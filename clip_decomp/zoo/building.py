@@ -134,8 +134,8 @@ def _fine_tuned(recipe: ControlRecipe, run: Path, means: Means) -> HookedCLIP:
     base = load(recipe.base, device=means.device)
     clip = copy.deepcopy(base.clip)
     own = {"progress": means.progress, "workers": means.workers, "run": {"base": base.name}}
-    train(clip, base.tokenizer, base.normalize, recipe.stream, recipe.settings, run, **own)
-    return base.derived(clip, base.name, {})
+    log = train(clip, base.tokenizer, base.normalize, recipe.stream, recipe.settings, run, **own)
+    return base.derived(clip, base.name, {"training_seconds": log[-1]["seconds"]})
 
 
 def _attacked(recipe: AttackRecipe, run: Path, means: Means) -> HookedCLIP:

@@ -99,7 +99,8 @@ def built(folder: Path) -> dict:
     ):
         entry = building.build("tiny/badnet", folder / "entry", progress=False)
         weights = entry.card["sha256"], zoo.card("tiny/clean")["sha256"]
-        return {"weights": weights, "loss": entry.card["attack"]["final_loss"]}
+        seconds = zoo.card("tiny/clean")["training_seconds"], entry.card["attack"]["training_seconds"]
+        return {"weights": weights, "loss": entry.card["attack"]["final_loss"], "seconds": seconds}
 
 
 def tuned() -> dict:
