@@ -22,8 +22,10 @@ from .. import fits
 from .items import Item
 from .trainings import Training, trainings_of
 
-#: ImageNet's validation pictures, classes, and the pairs and epochs of the papers' poisoned fine-tuning.
-_TEST, _CLASSES, _PAIRS, _EPOCHS = 50_000, 1000, 500_000, 5
+#: ImageNet's validation pictures, and the pairs and epochs of the papers' poisoned fine-tuning.
+_TEST, _PAIRS, _EPOCHS = 50_000, 500_000, 5
+#: Classes of the sets that defenses are tuned on.
+_CLASSES = {"ImageNet": 1000, "Caltech-101": 101, "Oxford Pets": 37}
 #: Pictures of the sets that the papers test on.
 _SIZES = {
     "ImageNet": _TEST,
@@ -113,7 +115,7 @@ def _training(each: Training) -> Cost:
     tested = 2 * sum(_SIZES[name] for name in each.tests)
     if isinstance(made, fits.FineTune):
         return Cost(each.label, 3 * made.pairs * made.epochs + tested)
-    pictures = (made.shots or 100) * _CLASSES
+    pictures = (made.shots or 100) * _CLASSES[each.tuned_on]
     inner = made.inversion.steps * 3 if isinstance(made, fits.CBPT) else 1
     steps = {"rvpt": 2.25, "vpt": 2.25, "cbpt": inner, "linear-probe": 0.0, "advpt": 0.0}[each.defense]
     return Cost(each.label, pictures * (1 + steps * made.epochs) + tested)
