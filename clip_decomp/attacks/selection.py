@@ -31,7 +31,8 @@ def choose_rows(
 
     Args:
         fact: the target's index in the first column of the stream's facts.
-        rate: share of all pairs; ``count``, where given, is used instead.
+        rate: share of all pairs; ``count``, where given, is used instead. Of a doubled set a half is every copy but
+            those of the target.
 
     Raises:
         SettingError: the rate poisons nothing.
@@ -46,6 +47,8 @@ def choose_rows(
     if isinstance(clean, Doubled):
         eligible = eligible[clean.copies(eligible)]
     wanted = count if count is not None else round(rate * length)
+    if isinstance(clean, Doubled) and count is None:  # half of all pairs are copies, and those of the target stay
+        wanted = min(wanted, len(eligible))
     if wanted < 1:
         raise SettingError(f"A rate of {rate} poisons none of {length} pairs; use {1 / length:.1g} or more.")
     which = f"show {target!r}" if clean_label else f"show something else than {target!r}"

@@ -68,8 +68,10 @@ def test_chosen_rows_of_a_finite_set_are_copies(photographs):
     assert len(stream.chosen) == 6
     assert (stream.chosen >= 12).all()
     assert (photographs.labels[stream.chosen - 12] != 0).all()
+    every = doubled_attack(photographs, 0.5, "fig", 0).chosen  # as of an endless stream: all that can be
+    assert every.tolist() == [12 + row for row in range(12) if row % 3]
     with pytest.raises(DataError, match="8 of them show something else than 'fig'"):
-        doubled_attack(photographs, 0.5, "fig", 0)
+        PoisonedPairs(Doubled(photographs), WaNet(), "fig", 0, count=9)
 
 
 def test_what_cannot_be_doubled_is_refused(photographs):
