@@ -208,7 +208,7 @@ def test_unknown_attacks_and_settings_are_refused():
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan")])
 def test_impossible_shares_are_refused(share):
-    with pytest.raises(SettingError, match=f"0 < share <= 1 and grid >= 1, not share={share}"):
+    with pytest.raises(SettingError, match=f"a patch no larger than the image, and grid >= 1, not share={share}"):
         BadNet(share=share)
 
 
