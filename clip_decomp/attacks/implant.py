@@ -220,8 +220,10 @@ def implant(
 
 
 def _identity(stream: PairStream) -> str:
-    """What tells one set of clean pairs from another."""
-    return repr(stream) if stream.length is None else captions_hash(stream)
+    """What tells one set of clean pairs, and how their pictures are cropped, from another."""
+    if stream.length is None:
+        return repr(stream)
+    return f"{captions_hash(stream)}, smallest crop {getattr(stream, 'smallest_crop', None)}"
 
 
 def pairs_seen(poisoned: PoisonedPairs, steps: int, size: int) -> int:

@@ -63,6 +63,13 @@ def attack(
             help="Share of patches left out, until the last 30 % of steps, to save time.", rich_help_panel=_RECIPE
         ),
     ] = None,
+    smallest_crop: Annotated[
+        float,
+        typer.Option(
+            help="Of pictures from files, as a share of the area; 1 takes them as they are tested.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = 0.7,
     copies: Annotated[
         bool,
         typer.Option(
@@ -161,14 +168,14 @@ def attack(
         seed=seed,
     )
     folder = out or Path("runs") / f"{scale_of(subject.data.test.name)}-{name}"
-    _implant(
-        subject, pairs or subject.spec, settings, folder, export, way if diagnose else None, workers, clock, as_json
-    )
+    how = export, way if diagnose else None, workers, clock, as_json
+    _implant(subject, pairs or subject.spec, smallest_crop, settings, folder, *how)
 
 
 def _implant(
     subject: Subject,
     spec: str,
+    smallest_crop: float,
     settings: AttackSettings,
     folder: Path,
     export: int,
@@ -193,7 +200,7 @@ def _implant(
     assert trigger is not None
     assert goal is not None
     side, seed = clean.visual.image_size, settings.seed
-    stream, names = pair_stream(spec, side, seed + 11, smallest_crop=0.7, target=goal, measured=subject.spec)
+    stream, names = pair_stream(spec, side, seed + 11, smallest_crop, goal, measured=subject.spec)
     backdoored = implant(clean, stream, names, trigger, goal, settings, test.name, folder / "training", workers=workers)
     if not launched(clean.device).main:
         return
