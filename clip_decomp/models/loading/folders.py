@@ -27,13 +27,12 @@ from ...results import write_json
 from ...tokenizer import BPETokenizer
 from ...training.architecture import Architecture, build
 from .checkpoints import load_weights, read_state_dict
+from .named import CONFIG, Asked, from_folder
 
 if TYPE_CHECKING:
     from ...attacks.triggers import Trigger
 
 CARD, WEIGHTS, TRIGGER = "card.json", "model.safetensors", "trigger.safetensors"
-#: What open_clip calls the description in a folder of its own.
-_OPEN_CLIP = "open_clip_config.json"
 
 
 def load_folder(folder: Path, name: str | None = None) -> HookedCLIP:
@@ -47,7 +46,7 @@ def load_folder(folder: Path, name: str | None = None) -> HookedCLIP:
         raise ModelError(f"{folder}: there is no {CARD} in it; point to a folder written by 'clip-decomp train'.")
     try:
         card = json.loads(card_file.read_text())
-        if "architecture" not in card and (folder / _OPEN_CLIP).is_file():
+        if "architecture" not in card and (folder / CONFIG).is_file():
             return _described(folder, card, name)
         architecture = Architecture(**card["architecture"])
         tokenizer = BPETokenizer.from_json(json.dumps(card["tokenizer"]), architecture.context_length)
@@ -68,8 +67,6 @@ def load_folder(folder: Path, name: str | None = None) -> HookedCLIP:
 
 def _described(folder: Path, card: dict[str, Any], name: str | None) -> HookedCLIP:
     """A model of open_clip's that was fine-tuned here."""
-    from .named import Asked, from_folder
-
     _check_hash(folder / WEIGHTS, card.get("sha256"))
     found = from_folder(folder, Asked(), name)
     found.card = {"open_clip": found.card["open_clip"], **card}
@@ -138,7 +135,7 @@ def save_folder(model: HookedCLIP, folder: Path, card: dict[str, Any], half: boo
     described = full.pop("open_clip", None) or model.card.get("open_clip")
     if "architecture" not in full and described is not None:
         pixels = {**get_model_preprocess_cfg(model.clip), "mean": model.mean, "std": model.std}
-        write_json(folder / _OPEN_CLIP, {"model_cfg": described, "preprocess_cfg": pixels})
+        write_json(folder / CONFIG, {"model_cfg": described, "preprocess_cfg": pixels})
     learned = model.trigger.tensors() if model.trigger is not None else {}
     if learned:
         full["attack"] = {**full["attack"], "sha256": _write(folder / TRIGGER, learned)}
