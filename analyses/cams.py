@@ -30,6 +30,8 @@ from clip_decomp.model import HookedCLIP
 from clip_decomp.models.hooked_vit import HookedViT
 from clip_decomp.zeroshot import predict
 
+#: Pixels a side that a cell of a ResNet's last stage stands for, and cells a side that a map should have.
+_STRIDE, _CELLS = 32, 4
 #: Pixels that change by less than half a step of 8 bits are the same.
 _SAME = 0.5 / 255
 
@@ -77,7 +79,10 @@ def on_trigger(
 def looks(
     model: HookedCLIP, pixels: Float[Tensor, "image 3 y x"], vectors: Float[Tensor, "cls d_embed"]
 ) -> tuple[Float[Tensor, "image row column"], Int[Tensor, " image"]]:
-    """Grad-CAM of pictures in 0..1 toward the class that each is given, and these classes."""
+    """Grad-CAM of pictures in 0..1 toward the class that each is given, and these classes.
+
+    A ResNet's maps are its last stage's, or of small pictures those of an earlier one: four cells a side or more.
+    """
     images = model.normalize(pixels)
     with torch.no_grad():
         given = predict(model.encode_image(images), vectors).cpu()
@@ -87,9 +92,22 @@ def looks(
         if isinstance(model.visual, HookedViT):
             part = gradcam(model, images[rows], text).maps[..., 0]
         else:
-            part = gradcam_resnet(model.clip, images[rows], text).maps[..., 0]
+            part = gradcam_resnet(model.clip, images[rows], text, _stage(pixels.shape[-1])).maps[..., 0]
         if maps is None:
             maps = torch.zeros(len(pixels), *part.shape[1:])
         maps[rows] = part.cpu()
     assert maps is not None
     return maps, given
+
+
+def _stage(side: int) -> int:
+    """The last stage of a ResNet whose maps have enough cells, from the end.
+
+    Example:
+        >>> _stage(224), _stage(64)
+        (-1, -2)
+    """
+    stage = -1
+    while side * 2 ** (-stage - 1) // _STRIDE < _CELLS and stage > -4:
+        stage -= 1
+    return stage

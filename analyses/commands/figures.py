@@ -15,7 +15,7 @@ from clip_decomp.cli.run import Device, Seed, check_device
 if TYPE_CHECKING:
     from ..figures.runs import Run
 
-_WORLD, _IMAGENET = "world", "imagenet"
+_WORLD = "world"
 
 
 def figures(
@@ -35,10 +35,8 @@ def figures(
         bool, typer.Option("--dry-run", help="Only say what the imagenet scale needs: data, models, hours.")
     ] = False,
     reproduction: Annotated[
-        Path | None, typer.Option(help="Write the papers' numbers beside ours to this Markdown file.")
-    ] = None,
-    also: Annotated[
-        list[Path] | None, typer.Option(help="Folder of another scale's run, for --reproduction. May be repeated.")
+        Path | None,
+        typer.Option(help="Keep the results beside this Markdown file, and write the papers' numbers and ours to it."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; runs/figures/SCALE by default.")] = None,
     seed: Seed = 0,
@@ -53,25 +51,23 @@ def figures(
     from ..figures.bench import Bench, Setting
     from ..figures.catalog import ITEMS, chosen
     from ..figures.page import write
-    from ..figures.reproduction import reproduction as written
+    from ..figures.reproduction import publish
     from ..figures.runs import run
+    from ..figures.trainings import IMAGENET
     from ..figures.trainings import train as trained
 
     items, device = chosen(name or ()), check_device(device)
     if dry_run:
-        if scale != _IMAGENET:
+        if scale != IMAGENET:
             raise SettingError("--dry-run is about --scale imagenet; --plan says what is missing at the others.")
         from ..figures.dry_run import estimate
 
         _tell("dry_run", estimate(items, data, device), as_json)
         return
-    if scale == _IMAGENET and (models is None or data is None):
+    if scale == IMAGENET and (models is None or data is None):
         raise SettingError("The imagenet scale needs --models and --data; --dry-run says which, and how long it takes.")
     if scale != _WORLD and models is None:
         raise SettingError(f"The zoo has no models of scale {scale!r}: name a folder with one an attack with --models.")
-    for each in also or ():
-        if not each.is_dir():
-            raise SettingError(f"--also {each}: there is no such folder; point to one that --out or its default named.")
     if reproduction is not None and not reproduction.absolute().parent.is_dir():
         raise SettingError(f"--reproduction {reproduction}: there is no folder {reproduction.parent} to write to.")
     folder = out or Path("runs/figures") / scale
@@ -87,8 +83,7 @@ def figures(
         console.print("\n  ".join(_told(each)), highlight=False, markup=False)
     files = [write(ITEMS, runs, folder)]
     if reproduction is not None:
-        folders = {scale: folder} | {each.name: each for each in also or ()}
-        reproduction.write_text(written(ITEMS, folders))
+        publish(ITEMS, setting, folder, reproduction)
         files.append(reproduction)
     console.print("\n".join(map(str, files)), highlight=False)
     if as_json:

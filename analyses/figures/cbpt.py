@@ -1,7 +1,8 @@
 """Tables 1 to 3 and figures 5 and 6 of CBPT (Kong et al. 2025), on a transformer, and on a ResNet as in the paper.
 
 Limits: the norm and the budget of the inverted triggers are lost from the paper. A budget of 0.7, a learning rate ten
-times the paper's and half of its epochs are what was found for the world's 64 pixels (docs/measurements.md).
+times the paper's and half of its epochs are what was found for 64 pixels (docs/measurements.md); the imagenet scale has
+the paper's settings and the budget that is usual here.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from .tuned import Cases, Compared, compared, every, seeds, tabled, works
 
 ATTACKS = ("badnet", "resnet/badnet", "resnet/blended", "resnet/badclip")
 _SWEPT = ("badnet", "resnet/badnet", "resnet/badclip")
-_WORLD = (("lr", 0.02), ("inversion_budget", 0.7), ("epochs", 10), ("warmup", 2))
+_SMALL = (("lr", 0.02), ("inversion_budget", 0.7), ("epochs", 10), ("warmup", 2))
 _LENGTHS, _SHOTS = (1, 2, 4, 8, 16), (1, 2, 4, 8, 16)
-#: Pictures of a class where settings are compared: a quarter of the paper's, as the inner loop costs so much.
+#: Pictures of a class where settings are compared, below the imagenet scale: a quarter of the paper's, as the inner
+#: loop costs so much.
 _SWEEP_SHOTS = 4
 _DEFAULT = {"length": 4, "shots": 16, "inversion_positives": "farthest", "position": "end"}
 
 
 _NOTE = (
-    "Learning rate 0.02, 10 epochs, 2 of them warm-up, noise of at most 0.7 (the paper: 0.002, 20 and 5; its budget is "
-    "lost). CBPT itself has three seeds on the ResNet; everything else has one."
+    "Below the imagenet scale: learning rate 0.02, 10 epochs, 2 of them warm-up, noise of at most 0.7 (the paper: "
+    f"0.002, 20 and 5; its budget is lost), and {_SWEEP_SHOTS} shots in tables 2 and 3. CBPT itself has three seeds on "
+    "the ResNet; everything else has one."
 )
 
 
@@ -44,18 +47,19 @@ def _table(bench: Bench, text: str, found: Compared) -> Drawn:
 
 
 def cbpt(attack: str, **changes: Any) -> Training:
-    """CBPT with the world's settings and changes of them; a change to the default is none."""
+    """CBPT with changes of its settings; a change to the default is none."""
     kept = {key: value for key, value in changes.items() if _DEFAULT[key] != value}
-    return Training(attack, "cbpt", (*_WORLD, *kept.items()), tests=("ImageNet", *SHIFTS))
+    return Training(attack, "cbpt", tuple(kept.items()), _SMALL, tests=("ImageNet", *SHIFTS))
 
 
 def _swept(attack: str, **changes: Any) -> Training:
     """The same on few pictures, for settings that are compared with each other."""
-    return replace(cbpt(attack, **{"shots": _SWEEP_SHOTS, **changes}), tests=("ImageNet",))
+    few = (*_SMALL, ("shots", _SWEEP_SHOTS))
+    return replace(cbpt(attack, **changes), small=few, tests=("ImageNet",))
 
 
 def _fine_tuned(attack: str, defense: str) -> Training:
-    return replace(cbpt(attack), defense=defense, settings=CLEAN_PAIRS)
+    return replace(cbpt(attack), defense=defense, **CLEAN_PAIRS)
 
 
 def _seeded(attack: str) -> tuple[Training, ...]:
@@ -92,7 +96,7 @@ def main(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
 def positives(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Table 2: which pictures inverted triggers aim at."""
     found = compared(bench, attacks, _POSITIVES)
-    drawn = _table(bench, f"The inner loop aims at one picture of the pseudo class; {_SWEEP_SHOTS} shots.", found)
+    drawn = _table(bench, "The inner loop aims at one picture of the pseudo class.", found)
     for attack in attacks:
         left = _left(found, attack, _POSITIVES)
         if len(left) == len(_POSITIVES):
@@ -107,7 +111,7 @@ def positives(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
 def contexts(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Table 3: context tokens a class; and where the class's name stands."""
     found = compared(bench, attacks, {**_CONTEXTS, **_PLACES})
-    drawn = _table(bench, f"Context tokens of every class, and the place of its name; {_SWEEP_SHOTS} shots.", found)
+    drawn = _table(bench, "Context tokens of every class, and the place of its name.", found)
     for attack in attacks:
         left = _left(found, attack, _CONTEXTS)
         if len(left) == len(_CONTEXTS):

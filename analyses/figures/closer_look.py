@@ -190,11 +190,24 @@ def prototypes(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             batches = (batch for batch, _, _ in pictures(few, trigger))
             found[name] = np.concatenate([detector.similarity(model.normalize(b))[:, 0].numpy() for b in batches])
             drawn.metrics[f"{_start(each)}/prototype-similarity;images={name}"] = float(found[name].mean())
+        drawn.verdicts.append(_less_alike(attack, found["clean"], found["triggered"]))
         last = model.visual.n_layers - 1
         drawn.figures.append(
             (f"{called(attack)}, {len(few)} pictures a group.", plots.similarity(found, last, called(attack)))
         )
     return drawn
+
+
+def _less_alike(attack: str, clean: np.ndarray, triggered: np.ndarray) -> Verdict:
+    """Whether the trigger takes heads away from their prototypes; similarities of pictures and heads."""
+    fallen = np.median(triggered, axis=0) < np.quantile(clean, 0.25, axis=0)
+    rule = (
+        "of half of the last layer's heads or more, the median similarity under the trigger is below the lower "
+        "quartile of clean pictures"
+    )
+    evidence = f"{int(fallen.sum())} of {len(fallen)} heads"
+    claim = f"{called(attack)}: the trigger takes heads away from their prototypes"
+    return Verdict(claim, rule, 2 * fallen.sum() >= len(fallen), evidence)
 
 
 def _moved(each: Attacked, kind: str) -> np.ndarray:

@@ -24,6 +24,7 @@ from .bench import Attacked, Bench
 from .items import Drawn, Item, Verdict, called
 from .rvpt import cleanclip, own
 from .trainings import Training
+from .tuned import CLEAR, ranked
 
 _ALL = ("badnet", "label-consistent", "badclip", "trojvqa", "kitty", "blended", "sig", "issba", "reflection")
 _OTHERS = ("Caltech-101/badnet", "Oxford Pets/badnet")
@@ -38,6 +39,9 @@ _COST = 0.12
 _FALLS = (
     "Decomp-Rep of the last layer's heads (patches) or of the last five MLPs (global) leaves at most half of the "
     f"undefended ASR and costs at most {100 * _COST:.0f} points of clean accuracy"
+)
+_BOTH_FALL = (
+    f"the rank correlations of the share that epsilon selects with ASR and with clean accuracy are beyond {-CLEAR:g}"
 )
 _BEST = "AUROC against all clean pictures is at least that of STRIP, SCALE-UP and TeCo"
 _KINDS = {
@@ -139,6 +143,10 @@ def thresholds(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         for share, name in zip(SHARES, names, strict=True):
             rows.append({"attack": called(attack), "share": share, "epsilon": found[name]["epsilon"], **found[name]})
             drawn.metrics |= _keyed(each, name, found[name])
+        moves = {key: ranked((0.0, *SHARES), [found[name][key] for name in ("none", *names)]) for key in ("asr", "ca")}
+        claim = f"{called(attack)}: ASR and clean accuracy fall with epsilon"
+        evidence = f"ASR {moves['asr']:.2f}, clean accuracy {moves['ca']:.2f}"
+        drawn.verdicts.append(Verdict(claim, _BOTH_FALL, max(moves.values()) <= -CLEAR, evidence))
         layout(figure, f"{called(attack)}: threshold of Decomp-Rep", plot=260, below=96, phone_below=120)
         figure.update_xaxes(title="clean heads selected (%)", ticksuffix=" %")
         figure.update_yaxes(title="images (%)", ticksuffix=" %", range=[0, 103])
@@ -252,8 +260,8 @@ def _cleaned(attacks: tuple[str, ...]) -> tuple[Training, ...]:
 ITEMS = (
     Item("closer-look-f6", "Thresholds of Decomp-Rep", "He et al. 2025, figure 6", _ALL, thresholds),
     Item("closer-look-t1", "Repair", "He et al. 2025, table 1", _ALL, repairs, further=_cleaned(_ALL)),
-    Item("closer-look-t2", "Detection", "He et al. 2025, table 2", _ALL, detectors),
-    Item("closer-look-t3", "Which heads are replaced", "He et al. 2025, table 3", _PATCHES, choices),
+    Item("closer-look-t2", "Detection", "He et al. 2025, table 2", (*_ALL, *_OTHERS), detectors),
+    Item("closer-look-t3", "Which heads are replaced", "He et al. 2025, table 3", (*_PATCHES, *_OTHERS), choices),
     Item(
         "closer-look-t4",
         "Repair elsewhere",

@@ -20,7 +20,7 @@ from clip_decomp.models.loading import load
 
 from .. import fits
 from .items import Item
-from .trainings import Training, trainings_of
+from .trainings import IMAGENET, Training, trainings_of
 
 #: ImageNet's validation pictures, and the pairs and epochs of the papers' poisoned fine-tuning.
 _TEST, _PAIRS, _EPOCHS = 50_000, 500_000, 5
@@ -33,7 +33,7 @@ _SIZES = {
     "ImageNet-Sketch": 50_889,
     "ImageNet-R": 30_000,
     "ImageNet-A": 7_500,
-    "Caltech-101": 2_465,
+    "Caltech-101": 8_677,
     "Oxford Pets": 3_669,
 }
 #: How each of them is opened, see ``clip_decomp.data``.
@@ -97,7 +97,7 @@ def _attacks(items: Sequence[Item]) -> list[str]:
 
 
 def _trainings(items: Sequence[Item]) -> list[Training]:
-    return list(dict.fromkeys(each for item in items for each in trainings_of(item)))
+    return list(dict.fromkeys(each.at(IMAGENET) for item in items for each in trainings_of(item)))
 
 
 def _sets(items: Sequence[Item]) -> list[str]:

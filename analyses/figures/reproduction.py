@@ -1,24 +1,35 @@
-"""``docs/reproduction.md``: every claim and table of the papers beside what was measured, from the runs' folders."""
+"""``docs/reproduction.md``: every claim and table of the papers beside what was measured.
+
+What was measured is kept beside the page, ``docs/reproduction/SCALE/ITEM``, without figures: a run adds its items to
+those of other runs and scales, and the page is written anew from all of them.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from clip_decomp.results import write_json
+
+from .bench import Setting
 from .items import Item, Verdict
 from .papers import agreement, beside, printed, rows
 from .runs import facts, markdown, settings_of
 
+#: The scale that comes first.
+_FIRST = "world"
+#: Settings that say where something lies on a machine.
+_PLACES = ("models", "data", "others")
 _HEAD = """# Reproduction
 
-Written by `clip-decomp figures --reproduction docs/reproduction.md --also FOLDER`, with the folder of a run at another
-scale: not edited by hand. For every figure and table of
-the three papers it says whether the paper's claims appear, by rules that are stated, and puts the
-paper's numbers (percent, as printed) beside ours. {counts}
+Written by `clip-decomp figures --reproduction docs/reproduction.md` from the results in `docs/reproduction`: not edited
+by hand. For every figure and table of the three papers it says whether the paper's claims appear, by rules that are
+stated, and puts the paper's numbers (percent, as printed) beside ours. {counts}
 
 The world's stand-ins: main set for ImageNet-1K, `tools` for Caltech-101, `town` for Oxford Pets, `resampled` for
 ImageNet-V2, `outlines` for -Sketch, `textures` for -R, `hard` for -A. Towers are small and trained here from scratch:
@@ -26,6 +37,35 @@ it is directions and orders that can be compared, not numbers. *ASR moves* puts 
 undefended model in the paper beside ours. What was measured besides, with other settings and other questions, is in
 [Measurements](measurements.md).
 """
+
+
+def publish(items: Sequence[Item], setting: Setting, folder: Path, page: Path) -> None:
+    """Keep what a run measured beside a page, and write the page from all that is kept there.
+
+    Args:
+        folder: of the run.
+        page: a Markdown file; results go to a folder of its name without the ending.
+    """
+    kept = page.with_suffix("")
+    kept.mkdir(exist_ok=True)
+    for item in items:
+        if settings_of(folder / item.name) is not None:
+            _keep(folder / item.name, kept / setting.scale / item.name, setting)
+    scales = sorted(
+        (each for each in kept.iterdir() if each.is_dir()), key=lambda each: (each.name != _FIRST, each.name)
+    )
+    page.write_text(reproduction(items, {each.name: each for each in scales}))
+
+
+def _keep(folder: Path, kept: Path, setting: Setting) -> None:
+    """Results and numbers of a figure, without the places where models and data lay."""
+    results = json.loads((folder / "results.json").read_text())
+    results["settings"] = {key: value for key, value in results["settings"].items() if key not in _PLACES}
+    text = json.dumps(results, indent=1)
+    for place, word in ((setting.models, "MODELS"), (setting.data, "DATA")):
+        text = text.replace(str(place), word) if place is not None else text
+    write_json(kept / "results.json", json.loads(text))
+    shutil.copyfile(folder / "measured.csv", kept / "measured.csv")
 
 
 def reproduction(items: Sequence[Item], folders: Mapping[str, Path]) -> str:

@@ -1,6 +1,7 @@
 """Tables of RVPT (Zhang et al. 2025): 1 to 6, 8 and 9, and figure 4, the same defense in other places.
 
-Limits: the paper's settings throughout. CleanCLIP is the preset for tiny CLIPs, on fewer pairs than the paper's.
+Limits: the paper's settings throughout, but for CleanCLIP below the imagenet scale: that is the preset for tiny CLIPs,
+on fewer pairs than the paper's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pandas as pd
 
 from clip_decomp import plots
 from clip_decomp.models.loading import load
+from defenses.fine_tune import PRESETS
 
 from .bench import Bench
 from .items import Drawn, Item, Verdict, called
@@ -26,8 +28,11 @@ _TARGETED = ("badnet", "blended", "wanet")
 _SETS = ("Caltech-101", "Oxford Pets")
 _TRANSFER = tuple(f"{data}/{attack}" for data in _SETS for attack in _TARGETED)
 _WITHHELD = (*_TARGETED, "badclip", *_TRANSFER)
-#: Clean pairs of CleanCLIP, and passes over them.
-CLEAN_PAIRS = (("pairs", 5000), ("epochs", 2))
+#: Fine-tuning on clean pairs below the imagenet scale, and there.
+CLEAN_PAIRS: dict[str, Any] = {
+    "small": (("pairs", 5000), ("epochs", 2)),
+    "large": tuple(PRESETS["rvpt"].items()),
+}
 _PROMPTS = {"prompt=<CLS>": "{}", "prompt=##### <CLS>": "##### {}"}
 _ALL = ("ImageNet", *SHIFTS)
 
@@ -45,7 +50,7 @@ def vpt(attack: str, **changes: Any) -> Training:
 
 def cleanclip(attack: str) -> Training:
     """Fine-tuning on clean pairs with self-supervision."""
-    return replace(rvpt(attack), defense="cleanclip", settings=CLEAN_PAIRS, tuned_on="ImageNet")
+    return replace(rvpt(attack), defense="cleanclip", tuned_on="ImageNet", **CLEAN_PAIRS)
 
 
 def probe(attack: str) -> tuple[Training, ...]:

@@ -1,17 +1,17 @@
 """Figure 3 of RVPT (Zhang et al. 2025): its settings, one at a time.
 
 Limits: the paper's pictures say which values it tried and its text does not, so these are ours. To be affordable the
-fits see a fifth of the paper's epochs, the default among them, so they compare with each other and not with table 1.
+fits below the imagenet scale see a fifth of the paper's epochs, the default among them, so they compare with each other
+and not with table 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-from scipy.stats import spearmanr
 
 from clip_decomp import plots
 
@@ -19,7 +19,7 @@ from .bench import Bench
 from .items import Drawn, Item, Verdict, called
 from .rvpt import rvpt
 from .trainings import Training
-from .tuned import LITTLE, UNDEFENDED, Compared, compared
+from .tuned import CLEAR, LITTLE, UNDEFENDED, Compared, compared, ranked
 
 _EPOCHS = 10
 _ATTACKS = ("badnet", "badclip")
@@ -51,7 +51,7 @@ class _Sweep:
     def training(self, attack: str, value: float) -> Training:
         """The training of a value; that of the default is the same in all sweeps."""
         changed = () if value == self.default else ((self.setting, value), *self.further)
-        return replace(rvpt(attack), settings=(("epochs", _EPOCHS), *changed), tests=("ImageNet",))
+        return replace(rvpt(attack), small=(("epochs", _EPOCHS),), settings=changed, tests=("ImageNet",))
 
 
 _SWEEPS = (
@@ -66,10 +66,11 @@ _SWEEPS = (
 
 def sweeps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Figure 3: ASR and clean accuracy under other settings."""
-    drawn, rows = Drawn(f"RVPT for {_EPOCHS} epochs; dotted lines are the undefended model."), []
+    drawn, rows = Drawn("RVPT with other settings, one at a time; dotted lines are the undefended model."), []
     for attack in attacks:
         panels: dict[str, list[tuple[float, dict[str, float]]]] = {}
         undefended: dict[str, float] = {}
+        depths: list[dict[float, float]] = []
         for sweep in _SWEEPS:
             cases = {sweep.case(value): [sweep.training(attack, value)] for value in sweep.values}
             found = compared(bench, [attack], {name: lambda _, own=own: own for name, own in cases.items()})
@@ -83,6 +84,8 @@ def sweeps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             if len(points) > 1:
                 panels[sweep.name] = points
             drawn.verdicts += _verdicts(attack, sweep, points)
+            depths += [{value: each["asr"] for value, each in points}] if sweep.setting == "depth" else []
+        drawn.verdicts += _later(attack, *depths)
         if panels:
             caption = f"{called(attack)}, at most {bench.setting.images} test pictures, one seed."
             drawn.figures.append(
@@ -115,18 +118,29 @@ def _verdicts(attack: str, sweep: _Sweep, points: Sequence[tuple[float, dict[str
         return [Verdict(f"{called(attack)}: few prompts are enough", rule, success[0] <= LITTLE, f"ASR {told}")]
     if sweep.letter in "bf":
         sign = -1 if sweep.letter == "b" else 1
-        both = [_rank(values, each) for each in (success, accuracy)]
+        both = [ranked(values, each) for each in (success, accuracy)]
         word = "fall" if sign < 0 else "rise"
-        rule = f"the rank correlations of {sweep.name} with ASR and with clean accuracy are beyond {0.7 * sign:g}"
+        rule = f"the rank correlations of {sweep.name} with ASR and with clean accuracy are beyond {CLEAR * sign:g}"
         evidence = f"ASR {both[0]:.2f}, clean accuracy {both[1]:.2f}"
         claim = f"{called(attack)}: ASR and clean accuracy {word} with {sweep.name}"
-        return [Verdict(claim, rule, all(sign * each >= 0.7 for each in both), evidence)]
+        return [Verdict(claim, rule, all(sign * each >= CLEAR for each in both), evidence)]
+    if sweep.letter == "d":
+        rank = ranked(values, success)
+        rule = f"the rank correlation of ASR with the number of prompted last blocks is beyond {-CLEAR:g}"
+        claim = f"{called(attack)}: more prompted blocks leave less of the ASR"
+        return [Verdict(claim, rule, rank <= -CLEAR, f"{rank:.2f}; ASR {told}")]
     return []
 
 
-def _rank(values: Sequence[float], shares: Sequence[float]) -> float:
-    """Rank correlation; none with shares that are all the same."""
-    return float(spearmanr(values, shares).statistic) if len(set(shares)) > 1 else 0.0
+def _later(attack: str, output: Mapping[float, float], input_: Mapping[float, float]) -> list[Verdict]:
+    """Whether prompts in late blocks do more than as many in early ones, by the ASR of every depth."""
+    both = sorted(output.keys() & input_.keys())
+    if not both:
+        return []
+    evidence = "; ".join(f"{depth:g} blocks: {output[depth]:.1%} and {input_[depth]:.1%}" for depth in both)
+    rule = "at every depth, prompts in the last blocks leave less of the ASR than as many in the first ones"
+    claim = f"{called(attack)}: late blocks matter more than early ones"
+    return [Verdict(claim, rule, all(output[depth] < input_[depth] for depth in both), f"ASR of {evidence}")]
 
 
 def _trainings() -> tuple[Training, ...]:
@@ -134,8 +148,8 @@ def _trainings() -> tuple[Training, ...]:
 
 
 _NOTE = (
-    f"All see {_EPOCHS} epochs instead of the paper's 50, the default settings, too: they compare with each other, not "
-    "with table 1."
+    f"Below the imagenet scale all see {_EPOCHS} epochs instead of the paper's 50, the default settings, too: they "
+    "compare with each other, not with table 1."
 )
 ITEMS = (
     Item("rvpt-f3", "Settings of RVPT", "Zhang et al. 2025, figure 3", _ATTACKS, sweeps, _trainings(), note=_NOTE),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: The scale whose trainings are as long as the papers'.
+IMAGENET = "imagenet"
 #: The paper's sets of shifted pictures, beside ImageNet itself.
 SHIFTS = ("ImageNet-V2", "ImageNet-Sketch", "ImageNet-R", "ImageNet-A")
 #: Seconds of one core for an epoch of one picture of every class, or of one pair, measured in the world on a machine
@@ -53,6 +55,7 @@ class Training:
     Attributes:
         attack: the model, with its family if it is not the main one: ``badnet``, ``resnet/badnet``.
         settings: of the defense, where they differ from its defaults.
+        small, large: further ones, of scales below ``imagenet`` and of that scale.
         tuned_on, tests: data by the papers' names, ``ImageNet`` being the scale's main set; tests that a scale
             lacks are left out.
         template: of all prompts; the data's own if None.
@@ -63,6 +66,8 @@ class Training:
     attack: str
     defense: str
     settings: tuple[tuple[str, Any], ...] = ()
+    small: tuple[tuple[str, Any], ...] = ()
+    large: tuple[tuple[str, Any], ...] = ()
     seed: int = 0
     tuned_on: str = "ImageNet"
     tests: tuple[str, ...] = ("ImageNet",)
@@ -78,13 +83,24 @@ class Training:
         words += ["without the target"] if self.without_target else []
         return ", ".join(words + ([f"seed {self.seed}"] if self.seed else []))
 
+    def at(self, scale: str) -> Training:
+        """With all settings that it has at a scale.
+
+        Example:
+            >>> Training("badnet", "rvpt", small=(("epochs", 10),)).at("world").settings
+            (('epochs', 10),)
+        """
+        further = self.large if scale == IMAGENET else self.small
+        return replace(self, settings=(*further, *self.settings), small=(), large=())
+
     def fit(self, setting: Setting, tower: str) -> fits.Fit | None:
         """As it is kept on disk; None where the scale has no such data."""
         sets = setting.sets
         if self.tuned_on not in sets or self.tests[0] not in sets:
             return None
         tests = tuple(sets[name] for name in self.tests if name in sets)
-        model, settings, seed = setting.model(self.attack), dict(self.settings), setting.seed + self.seed
+        model, settings = setting.model(self.attack), dict(self.at(setting.scale).settings)
+        seed = setting.seed + self.seed
         rest = (setting.images, self.template, self.without_target)
         return fits.Fit(model, tower, self.defense, settings, seed, sets[self.tuned_on], tests, *rest)
 
@@ -127,7 +143,7 @@ def missing(items: Sequence[Item], bench: Bench) -> list[Missing]:
     for training in dict.fromkeys(each for item in items for each in trainings_of(item)):
         if bench.possible(training) and bench.known(training) is None:
             waiting = tuple(item.name for item in items if training in trainings_of(item))
-            found.append(Missing(training.label, _minutes(training, bench), waiting))
+            found.append(Missing(training.at(setting.scale).label, _minutes(training, bench), waiting))
     return found
 
 
@@ -142,7 +158,8 @@ def train(items: Sequence[Item], bench: Bench, locks: Path) -> Iterator[str]:
         if bench.possible(training) and bench.known(training) is None:
             fit = bench.fit(training)
             assert fit is not None
-            yield from _locked(locks, fit.name, training.label, partial(bench.train, training))
+            label = training.at(bench.setting.scale).label
+            yield from _locked(locks, fit.name, label, partial(bench.train, training))
 
 
 def _built(name: str, device: str) -> None:

@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
+from scipy.stats import spearmanr
 
 from clip_decomp.evaluation.rates import Rate, rate
 from clip_decomp.results import prefix
@@ -25,6 +26,8 @@ from .trainings import Training
 UNDEFENDED = "undefended"
 #: A defense that works, and costs little, as rules put it.
 LITTLE, COST = 0.05, 0.02
+#: Rank correlation from which a share is said to move with a setting.
+CLEAR = 0.7
 _COLUMNS = {"asr": "ASR", "ca": "clean accuracy", "pa": "poisoned accuracy"}
 
 #: A defense, named as the paper's table does, and its trainings of an attack, one a seed.
@@ -150,6 +153,16 @@ def halves(attack: str, data: str, name: str, before: dict[str, float], after: d
     evidence = f"ASR {before['asr']:.1%} to {after['asr']:.1%}, accuracy {before['ca']:.1%} to {after['ca']:.1%}"
     claim = f"{called(attack)}: {name} carries over to {data}'s stand-in"
     return Verdict(claim, rule, after["asr"] <= before["asr"] / 2, evidence)
+
+
+def ranked(values: Sequence[float], shares: Sequence[float]) -> float:
+    """Rank correlation; none with shares that are all the same.
+
+    Example:
+        >>> round(ranked([1, 2, 4], [0.9, 0.3, 0.1])), ranked([1, 2, 4], [0.0, 0.0, 0.0])
+        (-1, 0.0)
+    """
+    return float(spearmanr(values, shares).statistic) if len(set(shares)) > 1 else 0.0
 
 
 def shares(numbers: dict[str, float], count: int) -> dict[str, Rate]:

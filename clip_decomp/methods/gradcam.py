@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Target = Literal["cosine", "logit"]
+#: Of a ModifiedResNet.
+_STAGES = 4
 
 
 @dataclass(frozen=True)
@@ -144,18 +146,20 @@ def gradcam_resnet(
     clip: nn.Module,
     images: Float[Tensor, "batch 3 row column"],
     text_features: Float[Tensor, "text d_embed"],
+    layer: int = -1,
     of: Target = "cosine",
     batch_size: int = BATCH_SIZE,
 ) -> GradCAM:
-    """Grad-CAM of an open_clip CLIP with a ResNet tower, at the output of its last stage, by captum.
+    """Grad-CAM of an open_clip CLIP with a ResNet tower, at the output of a stage, by captum.
 
     Args:
         clip: its ``visual`` is open_clip's ``ModifiedResNet``.
         images: normalized, at the tower's size.
+        layer: the stage, negative ones from the end; each halves the maps' sides.
 
     Raises:
         ModelError: captum is not installed, another tower, or a tower in training mode.
-        SettingError: unusable texts, or images of another shape.
+        SettingError: unusable texts, no such stage, or images of another shape.
         DataError: no images, or images that are not finite.
     """
     from open_clip.modified_resnet import ModifiedResNet
@@ -167,7 +171,9 @@ def gradcam_resnet(
     tower = clip.visual
     if not isinstance(tower, ModifiedResNet):
         raise ModelError(f"A tower of type {type(tower).__name__} is no ModifiedResNet: use gradcam for transformers.")
-    scale = _scale(of, clip.logit_scale.exp())
+    if not -_STAGES <= layer < _STAGES:
+        raise SettingError(f"There is no stage {layer}: this tower has {_STAGES}.")
+    scale, place = _scale(of, clip.logit_scale.exp()), f"layer{layer % _STAGES + 1}"
     with torch.inference_mode(False), torch.enable_grad():
         texts = _unit_texts(text_features, tower.output_dim).to(clip.logit_scale.device)
         images = images.detach().to(texts.device, copy=True)
@@ -179,7 +185,7 @@ def gradcam_resnet(
         def targets_of(batch: Tensor) -> Tensor:
             return scale * F.normalize(tower(batch).float(), dim=-1) @ texts.T
 
-        method = LayerGradCam(targets_of, tower.layer4)
+        method = LayerGradCam(targets_of, getattr(tower, place))
         maps, targets = [], []
         for batch in images.split(batch_size):
             batch = batch.detach().requires_grad_()  # so that frozen parameters do not matter
@@ -187,7 +193,7 @@ def gradcam_resnet(
             maps.append(torch.stack([each.detach()[:, 0] for each in found], dim=-1))
             with torch.no_grad():
                 targets.append(targets_of(batch))
-    return GradCAM(torch.cat(maps), torch.cat(targets), 3, "layer4", of)
+    return GradCAM(torch.cat(maps), torch.cat(targets), layer % _STAGES, place, of)
 
 
 def _scale(of: str, logit_scale: Tensor) -> float:

@@ -51,7 +51,7 @@ def test_residual_networks_are_mapped_too(tokenizer):
     resnet = HookedCLIP(build(sizes, seed=0).eval(), tokenizer, (0.5,) * 3, (0.25,) * 3)
     pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     maps, given = looks(resnet, pixels, class_vectors(resnet, NAMES))
-    assert maps.shape == (2, 2, 2)
+    assert maps.shape == (2, 4, 4)  # of the third stage: the last has two by two
     assert given.shape == (2,)
 
 

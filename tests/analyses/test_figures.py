@@ -167,7 +167,6 @@ def test_models_that_aim_elsewhere_are_shown_their_own_data(tmp_path):
 def test_what_cannot_be_written_or_read_is_said_before_anything_is_drawn(succeed, tmp_path):
     nowhere = tmp_path / "nowhere"
     assert "no folder" in succeed("figures", "--reproduction", nowhere / "page.md", "--out", tmp_path, code=1)
-    assert "no such folder" in succeed("figures", "--also", nowhere, "--out", tmp_path, code=1)
     other = ["--scale", "photographs", "--models", tmp_path, "--out", tmp_path, "--other"]
     assert "Caltech-101" in succeed("figures", *other, "Caltech=caltech101=X", code=1)
     assert "the world has all sets" in succeed("figures", "--other", "ImageNet-V2=X", "--out", tmp_path, code=1)

@@ -1,14 +1,17 @@
 """The papers' numbers, and ours beside them."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from analyses.figures import catalog
+from analyses.figures.bench import Setting
 from analyses.figures.closer_look_defenses import carried, repaired
 from analyses.figures.items import Drawn, Item
 from analyses.figures.papers import agreement, beside, moved, printed, read, rows
-from analyses.figures.reproduction import reproduction
+from analyses.figures.reproduction import publish, reproduction
 from analyses.figures.tuned import works
 
 NUMBERS = """attack,case,data,measure,value
@@ -110,3 +113,30 @@ def test_the_page_has_every_item_and_says_what_is_missing(folder):
     assert "## rvpt-t2: Title" in page
     assert "Not drawn yet" in page
     assert "elsewhere" not in page
+
+
+def test_runs_of_several_scales_add_to_one_page_and_say_nothing_of_the_machine(folder, tmp_path):
+    items = [Item("rvpt-t1", "Title", "somebody, table 1", ("badnet",), lambda *_: Drawn(""))]
+    results = json.loads((folder / "rvpt-t1" / "results.json").read_text())
+    results["settings"] |= {"models": "/home/me/models", "data": "/home/me/data"}
+    results["settings"]["left_out"] = {"wanet": "not built (clip-decomp attack wanet --out /home/me/models/wanet)"}
+    (folder / "rvpt-t1" / "results.json").write_text(json.dumps(results))
+    page = tmp_path / "page.md"
+    own = Setting("photographs", Path("/home/me/models"), "/home/me/data", 400, 400, 0, "cpu")
+    for setting in (own, replace(own, scale="world")):
+        publish(items, setting, folder, page)
+    assert "At scale world: 1 of 1 items drawn, 1 of 1 claims appear. At scale photographs:" in page.read_text()
+    assert "attack wanet --out MODELS/wanet" in page.read_text()
+    kept = tmp_path / "page" / "photographs" / "rvpt-t1"
+    assert "/home/me" not in (kept / "results.json").read_text()
+    assert (kept / "measured.csv").read_text() == (folder / "rvpt-t1" / "measured.csv").read_text()
+    publish(items, own, folder / "nothing", page)  # what is kept stays
+    assert "At scale photographs: 1 of 1 items drawn" in page.read_text()
+
+
+def test_the_page_of_the_docs_is_what_the_kept_results_give():
+    page = Path("docs/reproduction.md")
+    scales = sorted(each.name for each in page.with_suffix("").iterdir())
+    assert "world" in scales
+    folders = {name: page.with_suffix("") / name for name in ("world", *(each for each in scales if each != "world"))}
+    assert page.read_text() == reproduction(catalog.ITEMS, folders)

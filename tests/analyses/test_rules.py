@@ -1,14 +1,16 @@
 """Rules of the papers' claims on numbers whose verdict is known."""
 
+import numpy as np
 import pytest
 import torch
 
 from analyses.cams import OnTrigger
 from analyses.figures.cbpt_features import _looks_away
+from analyses.figures.closer_look import _less_alike
 from analyses.figures.items import Drawn
 from analyses.figures.rvpt import _rivals
 from analyses.figures.rvpt_features import _raised, _scattered
-from analyses.figures.rvpt_sweeps import _SWEEPS, _verdicts
+from analyses.figures.rvpt_sweeps import _SWEEPS, _later, _verdicts
 from analyses.figures.tuned import Compared
 from analyses.repelling import Raised
 from clip_decomp.methods.embedding import EmbeddingNumbers
@@ -85,3 +87,27 @@ def test_models_of_other_towers_have_rows_of_their_own():
     for attack in ("badnet", "patch-16/badnet", "Caltech-101/badnet"):
         drawn.put(attack, "RVPT", "ImageNet", asr=0.5)
     assert [each.attack for each in drawn.measured] == ["BadNet", "BadNet, patches of 16 pixels", "BadNet"]
+
+
+def test_heads_are_taken_away_from_their_prototypes():
+    clean = np.linspace(0.4, 0.6, 101)[:, None].repeat(4, axis=1)
+    moved = clean - np.array([0.2, 0.06, 0.04, 0.0])  # the lower quartile is 0.05 below the median
+    assert _less_alike("badnet", clean, moved).evidence == "2 of 4 heads"
+    assert _less_alike("badnet", clean, moved).appears
+    assert not _less_alike("badnet", clean, clean - np.array([0.2, 0.0, 0.0, 0.0])).appears
+    assert not _less_alike("badnet", clean, clean + 0.2).appears
+
+
+def test_depth_counts_where_it_lowers_the_asr_and_late_blocks_where_they_lower_it_more():
+    sweep = next(each for each in _SWEEPS if each.letter == "d")
+    falling = [(depth, {"asr": 0.9 / depth, "ca": 0.9}) for depth in (2, 4, 6)]
+    (found,) = _verdicts("badnet", sweep, falling)
+    assert (found.appears, found.evidence.partition(";")[0]) == (True, "-1.00")
+    (found,) = _verdicts("badnet", sweep, [(depth, {"asr": depth / 10, "ca": 0.9}) for depth in (2, 4, 6)])
+    assert not found.appears
+    late, early = {2: 0.3, 4: 0.1, 6: 0.1, 8: 0.0}, {2: 0.5, 4: 0.2, 6: 0.15}
+    (found,) = _later("badnet", late, early)
+    assert found.appears
+    assert found.evidence.startswith("ASR of 2 blocks: 30.0% and 50.0%;")
+    assert not _later("badnet", late, {2: 0.2, 4: 0.2})[0].appears
+    assert _later("badnet", late, {}) == []

@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from analyses import fits
 from analyses.figures.bench import Bench, Setting
+from analyses.figures.cbpt import cbpt
 from analyses.figures.items import Drawn, Item
 from analyses.figures.runs import run
 from analyses.figures.rvpt import cleanclip, rvpt
@@ -99,6 +100,16 @@ def test_further_trainings_are_not_waited_for(trained):
     item = Item("plain", "Plain", "nobody", ("badnet",), shown, further=(ABSENT,))
     (drawn,) = run([item], SETTING, folder)
     assert drawn.state == "drawn"
+
+
+def test_trainings_of_the_imagenet_scale_are_as_long_as_the_papers():
+    small, large = (replace(SETTING, scale=scale) for scale in ("world", "imagenet"))
+    training = cleanclip("badnet")
+    assert training.fit(small, "x").settings == {"pairs": 5000, "epochs": 2}
+    assert training.fit(large, "x").settings == {"pairs": 250_000, "epochs": 10, "batch_size": 64, "lr": 5e-6}
+    swept = cbpt("badnet", shots=1)
+    assert swept.fit(small, "x").settings["lr"] == 0.02
+    assert swept.fit(large, "x").settings == {"shots": 1}
 
 
 def test_what_another_process_trains_is_left_to_it(tmp_path):

@@ -190,17 +190,19 @@ def test_prompts_are_left_out_of_the_map(model, images):
     assert not torch.equal(found.maps, gradcam(model, images, TEXTS).maps)
 
 
-def test_resnet_maps_are_those_by_hand(resnet, photographs):
+@pytest.mark.parametrize(("layer", "stage"), [(-1, 4), (2, 3)])
+def test_resnet_maps_are_those_by_hand(resnet, photographs, layer, stage):
     pytest.importorskip("captum")
     tower = resnet.visual
-    found = gradcam_resnet(resnet, photographs, TEXTS, batch_size=2)
-    expected = torch.zeros(3, 2, 2, 3)
-    signed = torch.zeros(3, 2, 2, 3)
+    found = gradcam_resnet(resnet, photographs, TEXTS, layer, batch_size=2)
+    expected = torch.zeros(3, 2 ** (5 - stage), 2 ** (5 - stage), 3)
+    signed = torch.zeros_like(expected)
+    stages = [tower.layer1, tower.layer2, tower.layer3, tower.layer4]
     for i, image in enumerate(photographs):
         with torch.no_grad():
-            activation = tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(image[None])))))
+            activation = nn.Sequential(*stages[:stage])(tower.stem(image[None]))
         activation.requires_grad_()
-        representation = tower.attnpool(activation)[0]
+        representation = tower.attnpool(nn.Sequential(*stages[stage:])(activation))[0]
         for t, text in enumerate(TEXTS):
             cosine = F.cosine_similarity(representation, text, dim=0)
             (slope,) = torch.autograd.grad(cosine, activation, retain_graph=True)
@@ -210,7 +212,7 @@ def test_resnet_maps_are_those_by_hand(resnet, photographs):
     assert expected.any()
     assert (signed < 0).any()
     torch.testing.assert_close(found.maps, expected, rtol=1e-3, atol=1e-3 * expected.max().item())
-    assert (found.layer, found.place) == (3, "layer4")
+    assert (found.layer, found.place) == (stage - 1, f"layer{stage}")
 
 
 def test_resnet_logits_frozen_weights_and_no_grad(resnet, photographs, unchanged):
@@ -245,6 +247,8 @@ def test_resnet_refuses_what_it_cannot_use(resnet, photographs, make_clip):
     pytest.importorskip("captum")
     with pytest.raises(ModelError, match="VisionTransformer is no ModifiedResNet"):
         gradcam_resnet(make_clip(), photographs, TEXTS)
+    with pytest.raises(SettingError, match="There is no stage 4: this tower has 4"):
+        gradcam_resnet(resnet, photographs, TEXTS, 4)
     with pytest.raises(SettingError, match=r"Images must be \[batch, 3, 64, 64\], not \[3, 3, 64, 32\]"):
         gradcam_resnet(resnet, photographs[..., :32], TEXTS)
     with pytest.raises(DataError, match="no images"):
