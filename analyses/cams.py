@@ -18,6 +18,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,11 +70,18 @@ def on_trigger(
     triggered: Float[Tensor, "image 3 y x"],
 ) -> OnTrigger:
     """Maps of triggered pictures, and the same pictures in 0..1 without and with the trigger."""
-    changed = ((triggered - clean).abs() > _SAME).any(1, keepdim=True).float()
-    patches = F.adaptive_max_pool2d(changed, maps.shape[1:])[:, 0]
+    patches = changed_patches(clean, triggered, maps.shape[1:])
     mass, own = maps.flatten(1).sum(1), (maps * patches).flatten(1).sum(1)
     there = mass > 0
     return OnTrigger((own / mass)[there], patches.flatten(1).mean(1)[there], there)
+
+
+def changed_patches(
+    clean: Float[Tensor, "image 3 y x"], triggered: Float[Tensor, "image 3 y x"], grid: Sequence[int]
+) -> Float[Tensor, "image row column"]:
+    """1 where a trigger changes a cell of a grid, else 0."""
+    changed = ((triggered - clean).abs() > _SAME).any(1, keepdim=True).float()
+    return F.adaptive_max_pool2d(changed, tuple(grid))[:, 0]
 
 
 def looks(

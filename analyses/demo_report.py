@@ -44,7 +44,8 @@ def _summary(reading: Reading) -> str:
     undefended, attack = reading.undefended, reading.subject.attack
     best = min(reading.repaired, key=lambda kind: reading.repaired[kind].attack_success_rate.value)
     repaired = reading.repaired[best]
-    areas = max(reading.detected, key=lambda score: reading.detected[score].auroc_target.value)
+    beside = {score: found.areas["auroc-target"].value for score, found in reading.detected.items()}
+    areas = max(beside, key=lambda score: beside[score])
     detection = reading.detected[areas]
     return (
         f"{reading.subject.model.name}: {attack} turns {undefended.attack_success_rate.value:.1%} of pictures "
@@ -52,7 +53,7 @@ def _summary(reading: Reading) -> str:
         f"repair, “{REPAIRS[best]}”, brings the attack to {repaired.attack_success_rate.value:.1%} at "
         f"{repaired.clean_accuracy.value:.1%} clean accuracy. "
         f"The {areas} score tells triggered pictures from clean ones with an AUROC of {detection.auroc.value:.3f}, and "
-        f"from clean pictures of the target class with {detection.auroc_target.value:.3f}."
+        f"from clean pictures of the target class with {beside[areas]:.3f}."
     )
 
 
@@ -178,10 +179,8 @@ def _detection(reading: Reading) -> Section:
             "triggered": detection.triggered.numpy(),
         }
         figures.append((f"The {score} score.", plots.detection(groups, f"Suspicion: {score}")))
-        for label, area in (
-            ("all clean", detection.auroc),
-            (f"clean {reading.subject.target}", detection.auroc_target),
-        ):
+        against = {"auroc": "all clean", "auroc-target": f"clean {reading.subject.target}"}
+        for label, area in ((against[name], area) for name, area in detection.areas.items()):
             rows.append(
                 {"score": score, "against": label, "AUROC": f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"}
             )

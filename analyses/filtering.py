@@ -255,7 +255,7 @@ def _detected(detector: Detector, work: Work) -> dict[str, float]:
     subject, timed = work.subject, Timed(detector)
     found = detect(timed, subject.model, subject.data.test, subject.trigger, subject.target, work.seed)
     numbers = {}
-    for name, rate in (("auroc", found.auroc), ("auroc-target", found.auroc_target)):
+    for name, rate in found.areas.items():
         numbers |= {name: rate.value, f"{name}/low": rate.low, f"{name}/high": rate.high}
     return numbers | {"seconds-per-image": timed.seconds / timed.images}
 

@@ -52,9 +52,9 @@ class Results:
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> Path:
-    """Write JSON so that an interrupt never leaves half a file."""
+    """Write JSON so that an interrupt never leaves half a file, and no other process sees one."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_name(file.name + ".tmp")
+    scratch = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     scratch.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(scratch, file)
     return file

@@ -40,18 +40,25 @@ class Detection:
     Attributes:
         clean, target_clean, triggered: scores of all clean images, of clean images of the target class, and of
             triggered images whose true class is not the target.
-        auroc, auroc_target: triggered against the first and the second, with 95 % bootstrap intervals.
+        auroc, auroc_target: triggered against the first and the second, with 95 % bootstrap intervals; the latter is
+            None where no image is of the target class.
     """
 
     clean: Float[Tensor, " image"]
     target_clean: Float[Tensor, " image"]
     triggered: Float[Tensor, " image"]
     auroc: Rate
-    auroc_target: Rate
+    auroc_target: Rate | None
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """Flat metrics as in ``results.json``."""
-        return interval_metrics(prefix, {"auroc": self.auroc, "auroc-target": self.auroc_target})
+        return interval_metrics(prefix, self.areas)
+
+    @property
+    def areas(self) -> dict[str, Rate]:
+        """Both areas by the names of their measures, or the one that there is."""
+        target = {} if self.auroc_target is None else {"auroc-target": self.auroc_target}
+        return {"auroc": self.auroc, **target}
 
 
 def auroc(positive: Float[Tensor, " image"], negative: Float[Tensor, " image"], seed: int, rounds: int = 500) -> Rate:
@@ -102,6 +109,5 @@ def detect(
         sides.append((torch.cat(scores), torch.cat(labels)))
     (clean, labels), (triggered, bad_labels) = sides
     of_target, foreign = clean[labels == goal], triggered[bad_labels != goal]
-    return Detection(
-        clean, of_target, foreign, auroc(foreign, clean, seed), auroc(foreign, of_target, seed)
-    )  # fmt: skip
+    beside = auroc(foreign, of_target, seed) if len(of_target) else None
+    return Detection(clean, of_target, foreign, auroc(foreign, clean, seed), beside)

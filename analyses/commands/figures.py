@@ -68,8 +68,11 @@ def figures(
         raise SettingError("The imagenet scale needs --models and --data; --dry-run says which, and how long it takes.")
     if scale != _WORLD and models is None:
         raise SettingError(f"The zoo has no models of scale {scale!r}: name a folder with one an attack with --models.")
-    if reproduction is not None and not reproduction.absolute().parent.is_dir():
-        raise SettingError(f"--reproduction {reproduction}: there is no folder {reproduction.parent} to write to.")
+    if reproduction is not None:
+        if reproduction.suffix != ".md":
+            raise SettingError(f"--reproduction {reproduction}: it writes a Markdown file, whose name ends in .md.")
+        if not reproduction.absolute().parent.is_dir():
+            raise SettingError(f"--reproduction {reproduction}: there is no folder {reproduction.parent} to write to.")
     folder = out or Path("runs/figures") / scale
     setting = Setting(scale, models, data, images, held_out, seed, device, _others(other or (), scale))
     bench = Bench(setting, folder / "measured")
@@ -83,7 +86,7 @@ def figures(
         console.print("\n  ".join(_told(each)), highlight=False, markup=False)
     files = [write(ITEMS, runs, folder)]
     if reproduction is not None:
-        publish(ITEMS, setting, folder, reproduction)
+        publish(ITEMS, runs, scale, reproduction)
         files.append(reproduction)
     console.print("\n".join(map(str, files)), highlight=False)
     if as_json:
@@ -94,17 +97,17 @@ def _others(given: Iterable[str], scale: str) -> tuple[tuple[str, str], ...]:
     """Names and descriptions of further sets."""
     from clip_decomp.errors import SettingError, nearest
 
-    from ..figures.bench import WORLD_SETS
+    from ..figures.bench import PAIRS, WORLD_SETS
 
-    found = []
+    known, found = [*WORLD_SETS, PAIRS], []
     for each in given:
         name, _, spec = each.partition("=")
         if scale == _WORLD:
             raise SettingError(f"--other {each}: the world has all sets; this is for other scales.")
-        if name not in WORLD_SETS or not spec:
+        if name not in known or not spec:
             raise SettingError(
                 f"--other takes SET=DATA with one of the papers' sets, not {each!r}; did you mean one of "
-                f"{nearest(name, list(WORLD_SETS))}?"
+                f"{nearest(name, known)}?"
             )
         found.append((name, spec))
     return tuple(found)

@@ -55,6 +55,8 @@ _ZOO = {
 }
 #: Families whose targets are a user's choice at other scales than the world.
 _AIMED = ("Caltech-101", "Oxford Pets")
+#: What captioned pairs are called, which fine-tuning learns from where a scale has them; else from the main set's.
+PAIRS = "CC3M"
 #: Of t-SNE maps.
 PERPLEXITY = 30.0
 #: Test pictures for rivals that take dozens of passes a picture.
@@ -93,20 +95,34 @@ class Setting:
     def sets(self) -> dict[str, str]:
         """Data by the names of the papers' sets whose part they play."""
         if self.models is None:
-            return WORLD_SETS
+            return {**WORLD_SETS, PAIRS: WORLD_SETS["ImageNet"]}
         where = self.data or ""
         found = {"ImageNet": where}
         if any(Path(where).glob("*-val.parquet")):
             found = {name: f"{where}:{part}" for name, part in zip(("ImageNet", *_AIMED), "abc", strict=True)}
-        return found | dict(self.others)
+        return {**found, PAIRS: found["ImageNet"]} | dict(self.others)
+
+    def named(self, data: str) -> str:
+        """What metrics call one of the sets.
+
+        Example:
+            >>> setting = Setting("imagenet", Path("models"), "imagenet=/data", 400, 400, 0, "cpu")
+            >>> setting.named("ImageNet"), setting.named("Oxford Pets")
+            ('imagenet', 'imagenet:oxford-pets')
+        """
+        if self.models is None:
+            return WORLD_SETS[data]
+        return self.scale if data == "ImageNet" else f"{self.scale}:{data.lower().replace(' ', '-')}"
 
     def data_of(self, attack: str) -> str | None:
         """Where the pictures of an attack's model are: the data that its family aims at, or the main ones."""
         return self.data if self.models is None else self.sets.get(attack.rpartition("/")[0], self.data)
 
     def missing(self, attack: str) -> str | None:
-        """How to get a model that is not there; None if it is."""
-        name = self.model(attack)
+        """How to get a model that is not there, or the data that it aims at; None if both are."""
+        name, family = self.model(attack), attack.rpartition("/")[0]
+        if family in _AIMED and family not in self.sets:
+            return f"its data: --other '{family}=DATA'"
         if self.models is None:
             return None if shelf.available(name) else f"clip-decomp zoo build {name}"
         return None if Path(name).exists() else self._made_by(attack)
@@ -120,8 +136,8 @@ class Setting:
             return f"clip-decomp train --data {shlex.quote(data)} {other}--out {out}"
         base = shlex.quote(self.model("clean" if family in self.sets or not family else f"{family}/clean"))
         aimed = shlex.quote(self.sets.get(family) or self.sets["ImageNet"] or data)
-        goal = "--target CLASS " if family in _AIMED else ""
-        return f"clip-decomp attack {word} --model {base} --data {aimed} --pairs {shlex.quote(data)} {goal}--out {out}"
+        goal, pairs = "--target CLASS " if family in _AIMED else "", shlex.quote(dict(self.others).get(PAIRS) or data)
+        return f"clip-decomp attack {word} --model {base} --data {aimed} --pairs {pairs} {goal}--out {out}"
 
 
 class Attacked:

@@ -65,6 +65,7 @@ def cams(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         drawn.figures.append((caption, _grid(attack, sides[1], seen, test.class_names)))
         if "CBPT" in found:
             drawn.verdicts += _looks_away(attack, found["undefended"], found["CBPT"])
+            drawn.verdicts += _looks_least(attack, found)
     drawn.tables.append((f"Share of the maps' mass on the trigger, {_MANY} pictures at most.", pd.DataFrame(rows)))
     return drawn
 
@@ -110,6 +111,19 @@ def _looks_away(attack: str, undefended: OnTrigger, defended: OnTrigger) -> list
     claim = f"{called(attack)}: CBPT looks less at the trigger"
     evidence = f"{before:.1%} to {after:.1%} of {int(both.sum())} pictures"
     return [Verdict(claim, rule, after < before, evidence)]
+
+
+def _looks_least(attack: str, found: Mapping[str, OnTrigger]) -> list[Verdict]:
+    """CBPT beside what fine-tunes, by the mean share of maps that are not zero; decided as :func:`_looks_away` is."""
+    there = {name: each for name, each in found.items() if len(each.share)}
+    rivals = {name: float(each.share.mean()) for name, each in there.items() if name not in ("undefended", "CBPT")}
+    if not rivals or "CBPT" not in there or there["CBPT"].chance.mean() > 0.5:
+        return []
+    own = float(there["CBPT"].share.mean())
+    rule = "under no other defense a smaller share of the maps' mass lies on the trigger"
+    claim = f"{called(attack)}: CBPT looks less at the trigger than fine-tuned models"
+    told = ", ".join(f"{name} {share:.1%}" for name, share in {"CBPT": own, **rivals}.items())
+    return [Verdict(claim, rule, own <= min(rivals.values()), told)]
 
 
 def embeddings(bench: Bench, attacks: tuple[str, ...]) -> Drawn:

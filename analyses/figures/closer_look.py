@@ -1,38 +1,39 @@
 """Where He et al. (ICML 2025) see backdoors: figures 1, 2, 3, 5 and 8.
 
 Limits: figure 3's text similarity is the mean best-match cosine of the texts' embeddings, as the paper does not define
-it. Figure 2's MMD is in the paper's convention, without p-values.
+it. Figure 8's MMD is in the paper's convention, without p-values.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-import torch
 
 from clip_decomp import plots
 from clip_decomp.ablation import AblationResult
 from clip_decomp.contributions import collect, pictures
 from clip_decomp.evaluation import Rate
 from clip_decomp.evaluation.rates import rate
-from clip_decomp.methods.attention import head_maps
 from clip_decomp.methods.mmd import component_mmd
 from clip_decomp.methods.roles import compare_roles, role
 from clip_decomp.moments import folded_statistics
 from clip_decomp.results import prefix
 from clip_decomp.texts import default_pool, encode_pool
-from clip_decomp.zeroshot import class_vectors
 from defenses import DecompDet
 
-from ..findings import GLOBAL, LOCAL, decide
+from ..findings import GLOBAL, LATE_MLPS, LOCAL, decide
+from .attending import attending
 from .bench import Attacked, Bench
+from .closer_look_texts import lines
 from .items import Drawn, Item, Verdict, called
 
 #: The paper's six, and two more.
 _SWEPT = (*LOCAL, *GLOBAL)
 #: Those whose heads the paper shows.
 _PATCHES = ("badnet", "badclip")
+_PROTOTYPED = ("badnet", "label-consistent", "badclip", "blended")
 _FIRST = "ASR below half of the undefended one without all components of one kind, above 80 % without the other kind"
 _SECOND = (
     "ASR below half without the last layer's heads (patches), or without the last five MLPs but not without any single "
@@ -86,26 +87,56 @@ def ablation(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             (f"{called(attack)}, {_counted(each)}, 95 % intervals.", plots.bars(groups, called(attack)))
         )
         drawn.verdicts += _decided(bench, attack, 1, _FIRST)
+        left = {row["ablated"]: row["clean accuracy"] for row in rows if row["attack"] == called(attack)}
+        half = left["none"] / 2
+        evidence = f"{left['none']:.1%}, {left['all heads']:.1%} and {left['all MLPs']:.1%}"
+        claim = f"{called(attack)}: clean accuracy lives in heads"
+        rule = "less than half of the clean accuracy is left without all heads, and more than half without all MLPs"
+        appears = left["all heads"] < half < left["all MLPs"]
+        drawn.verdicts.append(Verdict(claim, rule, appears, f"undefended, without heads, without MLPs {evidence}"))
     drawn.tables.append(("Shares of pictures.", pd.DataFrame(rows)))
     return drawn
 
 
 def layers(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Figures 2 and 8: ablation by layer in three schemes, and how far layers move under the trigger."""
-    drawn, rows = Drawn("Components of layers replaced by their clean means, direct effect; MMD of whole layers."), []
+    drawn, rows = Drawn("Components of layers replaced by their clean means, direct effect; MMD by layer."), []
+    curves: dict[str, dict[str, list[float]]] = {}
     for attack in attacks:
         each = bench[attack]
         sweeps = bench.sweeps(attack)
         drawn.figures.append((f"{called(attack)}, {_counted(each)}.", plots.sweeps(sweeps, called(attack))))
         for sweep in sweeps:
             drawn.metrics |= sweep.metrics(_start(each))
-        moved = _moved(each, "layers")
-        row = {"attack": called(attack), **{f"layer {layer}": float(value) for layer, value in enumerate(moved)}}
-        rows.append(row)
-        drawn.metrics |= {f"{_start(each)}/mmd;kind=layers;layer={n}": float(value) for n, value in enumerate(moved)}
+        moved = {kind: _moved(each, kind).tolist() for kind in ("heads of a layer", "MLP")}
+        for kind, values in moved.items():
+            curves.setdefault(kind, {})[called(attack)] = values
+            shown = {f"layer {layer}": value for layer, value in enumerate(values)}
+            rows.append({"attack": called(attack), "of": kind, **shown})
+            key = f"{_start(each)}/mmd;kind={'mlps' if kind == 'MLP' else 'attentions'}"
+            drawn.metrics |= {f"{key};layer={layer}": value for layer, value in enumerate(values)}
         drawn.verdicts += _decided(bench, attack, 2, _SECOND)
-    drawn.tables.append(("Squared MMD x 1000 of whole layers, clean against triggered.", pd.DataFrame(rows)))
+        drawn.verdicts.append(_moved_late(attack, moved["heads of a layer"], moved["MLP"]))
+    for kind, values in curves.items():
+        caption = (
+            f"How far the trigger moves each layer's {kind.removesuffix(' of a layer')}, at most {{}} test pictures."
+        )
+        figure = lines(values, f"MMD by layer: {kind.removesuffix(' of a layer')}", "squared MMD x 1000")
+        drawn.figures.append((caption.format(bench.setting.images), figure))
+    drawn.tables.append(("Squared MMD x 1000 by layer, clean against triggered.", pd.DataFrame(rows)))
     return drawn
+
+
+def _moved_late(attack: str, heads: Sequence[float], mlps: Sequence[float]) -> Verdict:
+    """What figure 8 says of MMD: where the layers are that a trigger moves most."""
+    if attack in LOCAL:
+        claim, rule = "the trigger moves the last layer's heads most", "of all layers' heads the last one's move most"
+        appears, evidence = int(np.argmax(heads)) == len(heads) - 1, f"layer {int(np.argmax(heads))} of {len(heads)}"
+    else:
+        late, early = float(np.mean(mlps[-LATE_MLPS:])), float(np.mean(mlps[:-LATE_MLPS]))
+        claim, rule = "the trigger moves the last five MLPs most", "these five move more in the mean than those before"
+        appears, evidence = late > early, f"{late:.3g} and {early:.3g}"
+    return Verdict(f"{called(attack)}: {claim}", rule, appears, f"squared MMD x 1000: {evidence}")
 
 
 def last_heads(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
@@ -150,32 +181,11 @@ def last_heads(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         )
         caption = f"{called(attack)}, {_counted(each)}: squared MMD x 1000 between clean and triggered contributions."
         drawn.figures.append((caption, plots.head_map(moved, called(attack), "squared MMD x 1000")))
-        drawn.figures += _token_maps(each)
+        maps, verdict = attending(each, moved[last])
+        drawn.figures += maps
+        drawn.verdicts.append(verdict)
     drawn.tables.append((f"MMD is squared, x 1000; {_TEXTS} texts a head, the first three shown.", pd.DataFrame(rows)))
     return drawn
-
-
-def _token_maps(each: Attacked) -> list[tuple[str, go.Figure]]:
-    """Patches that push one picture toward the target in every head of the last layer, without and with the trigger."""
-    model, test = each.subject.model, each.subject.data.test
-    assert each.subject.target is not None
-    text = class_vectors(model, [each.subject.target], test.templates)
-    goal, last = test.class_index(each.subject.target), model.visual.n_layers - 1
-    found = {}
-    for side, trigger in (("clean", None), ("triggered", each.subject.trigger)):
-        batch, labels, _ = next(iter(pictures(test, trigger)))
-        pixels = batch[(labels != goal).nonzero()[0]]
-        dec = model.decompose(model.normalize(pixels), tokens=True)
-        maps = head_maps(dec, text, model.visual.grid, layers=[last])[0, 0, ..., 0].detach().cpu().numpy()
-        found[side] = (pixels[0] * 255).round().to(torch.uint8).numpy(), maps
-    limit = max(float(np.abs(maps).max()) for _, maps in found.values())
-    figures = []
-    for side, (picture, maps) in found.items():
-        names = [f"L{last}H{head}" for head in range(len(maps))]
-        title = f"{called(each.attack)}: last layer's heads, {side}"
-        figure = plots.overlay_grid(picture, list(maps), names, title, "projection on the target's text", limit=limit)
-        figures.append((f"{called(each.attack)}: what patches of one {side} picture push toward the target.", figure))
-    return figures
 
 
 def prototypes(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
@@ -188,9 +198,11 @@ def prototypes(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         found = {}
         for name, trigger in (("clean", None), ("triggered", each.subject.trigger)):
             batches = (batch for batch, _, _ in pictures(few, trigger))
-            found[name] = np.concatenate([detector.similarity(model.normalize(b))[:, 0].numpy() for b in batches])
+            alike = [detector.similarity(model.normalize(batch))[:, 0].cpu().numpy() for batch in batches]
+            found[name] = np.concatenate(alike)
             drawn.metrics[f"{_start(each)}/prototype-similarity;images={name}"] = float(found[name].mean())
-        drawn.verdicts.append(_less_alike(attack, found["clean"], found["triggered"]))
+        if attack in LOCAL:  # the paper selects heads of patches alone
+            drawn.verdicts.append(_less_alike(attack, found["clean"], found["triggered"]))
         last = model.visual.n_layers - 1
         drawn.figures.append(
             (f"{called(attack)}, {len(few)} pictures a group.", plots.similarity(found, last, called(attack)))
@@ -211,13 +223,13 @@ def _less_alike(attack: str, clean: np.ndarray, triggered: np.ndarray) -> Verdic
 
 
 def _moved(each: Attacked, kind: str) -> np.ndarray:
-    """Squared MMD x 1000 of heads [layer, head] or of whole layers [layer], sigma 10, in the paper's convention."""
+    """Squared MMD x 1000 of heads [layer, head], all heads of a layer or its MLP [layer], in the paper's convention."""
     model, test = each.subject.model, each.subject.data.test
     clean, bad = (collect(model, test, trigger, "paper") for trigger in (None, each.subject.trigger))
     if kind == "heads":
         sides = (clean.coordinates, bad.coordinates)
     else:
-        sides = (clean.attentions() + clean.mlps, bad.attentions() + bad.mlps)
+        sides = (clean.mlps, bad.mlps) if kind == "MLP" else (clean.attentions(), bad.attentions())
     return component_mmd(*sides, 10.0, "biased", 0, each.setting.seed, "max", paired=True).value.numpy()
 
 
@@ -235,5 +247,5 @@ ITEMS = (
     Item("closer-look-f1", "All heads or all MLPs ablated", "He et al. 2025, figure 1", _SWEPT, ablation),
     Item("closer-look-f2", "Ablation by layer", "He et al. 2025, figures 2 and 8", _SWEPT, layers),
     Item("closer-look-f3", "Heads of the last layer", "He et al. 2025, figure 3", _PATCHES, last_heads),
-    Item("closer-look-f5", "Similarity to prototypes", "He et al. 2025, figure 5", ("badnet", "blended"), prototypes),
+    Item("closer-look-f5", "Similarity to prototypes", "He et al. 2025, figure 5", _PROTOTYPED, prototypes),
 )

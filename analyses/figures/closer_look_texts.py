@@ -22,6 +22,7 @@ from .items import Drawn, Item, Verdict, called
 
 _ATTACKS = ("blended", "issba")
 _FOLDS, _TEXTS, _RANK, _SHOWN = 8, 20, 80, 5
+_HALVES = "clean halves"
 _CLAIM = "more than half of the last five MLPs change their texts, and at most half of the others do"
 
 
@@ -42,7 +43,7 @@ def mlps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             parts = ([fold.mlp(layer) for fold in side] for side in sides)
             found = compare_roles(*parts, features, _TEXTS, _RANK, pool.texts)
             changed.append(found.changed)
-            for name, value in (("triggered", found.similarity), ("clean halves", found.kept)):
+            for name, value in (("triggered", found.similarity), (_HALVES, found.kept)):
                 lines.setdefault(name, []).append(value)
             texts = {
                 f"texts, {name}": "; ".join((span.texts or ())[:_SHOWN])
@@ -59,22 +60,29 @@ def mlps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         claim = f"{called(attack)}: texts change in the last five MLPs"
         drawn.verdicts.append(Verdict(claim, _CLAIM, appears, evidence))
     caption = "How alike an MLP's texts are on clean and on triggered pictures, and (dotted) on two clean halves."
-    drawn.figures.append((caption, _lines(panels)))
+    curves = {literal(f"{attack}: {name}"): values for attack, part in panels.items() for name, values in part.items()}
+    figure = lines(curves, "Texts of MLPs by layer", "mean best-match cosine", most=1.02)
+    drawn.figures.append((caption, figure))
     drawn.tables.append((f"{_TEXTS} texts an MLP, the first {_SHOWN} shown.", pd.DataFrame(rows)))
     return drawn
 
 
-def _lines(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> go.Figure:
-    """Similarity by layer, a color an attack."""
-    figure = go.Figure()
-    for place, (attack, lines) in enumerate(panels.items()):
-        for name, values in lines.items():
-            style = {"color": COLORS[place % len(COLORS)], "dash": "dot" if name == "clean halves" else None}
-            label = literal(f"{attack}: {name}")
-            figure.add_trace(go.Scatter(y=values, name=label, mode="lines+markers", line=style, cliponaxis=False))
+def lines(curves: Mapping[str, Sequence[float]], title: str, axis: str, most: float | None = None) -> go.Figure:
+    """Curves over layers; one that compares halves of clean pictures is the dotted twin of the one before it.
+
+    Args:
+        axis: title of the upright axis, which begins at 0.
+        most: where it ends, by the largest value if None.
+    """
+    figure, color = go.Figure(), -1
+    for name, values in curves.items():
+        halves = name.endswith(_HALVES)
+        color += not halves
+        style = {"color": COLORS[color % len(COLORS)], "dash": "dot" if halves else None}
+        figure.add_trace(go.Scatter(y=list(values), name=name, mode="lines+markers", line=style, cliponaxis=False))
     figure.update_xaxes(title="layer (index)", dtick=1)
-    figure.update_yaxes(title="mean best-match cosine", range=[0, 1.02])
-    return layout(figure, "Texts of MLPs by layer", plot=260, below=90, phone_below=120)
+    figure.update_yaxes(title=axis, range=[0, most] if most else None, rangemode="tozero")
+    return layout(figure, title, plot=260, below=90, phone_below=120)
 
 
 def pool(bench: Bench, attacks: tuple[str, ...]) -> Drawn:

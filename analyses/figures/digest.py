@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -22,9 +22,16 @@ from .trainings import Training
 _PACKAGE = __name__.partition(".")[0]
 
 
-def digest_of(item: Item, bench: Bench, attacks: Sequence[str], trainings: Sequence[Training]) -> str:
-    """Of settings, models, finished trainings, and the code of the analyses that draws it."""
-    depends = {"item": item.name, **asdict(bench.setting), "models": None, "device": None}
+def digest_of(
+    item: Item,
+    bench: Bench,
+    attacks: Sequence[str],
+    trainings: Sequence[Training],
+    left_out: Mapping[str, str],
+) -> str:
+    """Of settings, models, finished trainings, what is left out and why, and the code of the analyses that draws it."""
+    depends = {"item": item.name, **asdict(bench.setting), "models": None, "device": None, "left_out": None}
+    depends["left_out"] = {attack: why.partition(" (")[0] for attack, why in left_out.items()}  # not where or how much
     depends["towers"] = {attack: bench.tower(attack) for attack in attacks}
     depends["trainings"] = [fit.name for each in trainings if (fit := bench.fit(each)) is not None]
     there = [name for name in item.models if bench.setting.missing(name) is None]

@@ -3,7 +3,8 @@
 Hours follow from passes through ViT-B/32, the papers' tower. A pass is timed on the device with random weights; a step
 of training is taken for three forward passes, one of RVPT's for the prompted part of the tower, forward and backward.
 
-Limits: the pictures' decoding is not timed, nor the ResNet that CBPT's tables use, which is taken for the same tower.
+Limits: the pictures' decoding is not timed, nor the ResNet that CBPT's tables use, which is taken for the same tower;
+ViT-B/16 is taken for four of ViT-B/32. Models without a backdoor are published ones.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from clip_decomp.cli.bench.timing import device_name, on_cuda
 from clip_decomp.models.loading import load
 
 from .. import fits
+from .bench import PAIRS
 from .items import Item
-from .trainings import IMAGENET, Training, trainings_of
+from .trainings import IMAGENET, Training, models_of, trainings_of
 
 #: ImageNet's validation pictures, and the pairs and epochs of the papers' poisoned fine-tuning.
-_TEST, _PAIRS, _EPOCHS = 50_000, 500_000, 5
+_TEST, _POISONED, _EPOCHS = 50_000, 500_000, 5
 #: Classes of the sets that defenses are tuned on.
 _CLASSES = {"ImageNet": 1000, "Caltech-101": 101, "Oxford Pets": 37}
 #: Pictures of the sets that the papers test on.
@@ -52,6 +54,14 @@ _BATCH, _ROUNDS, _SIDE = {"cpu": 4, "cuda": 64}, 5, 224
 _RIVALS = 64 + 5 + 60
 
 
+#: Families of towers with more patches, and how many times as many.
+_PATCHES = {"patch-16": 4.0}
+#: Steps of the noise that adversarial prompt tuning learns from, made once a picture.
+_PGD_STEPS = 10
+#: Items of a few pictures, or of none.
+_FEW = ("closer-look-f5", "closer-look-f7", "rvpt-f7", "rvpt-f10")
+
+
 @dataclass(frozen=True)
 class Cost:
     """Passes through the tower that an item or a training takes."""
@@ -68,11 +78,12 @@ def estimate(items: Sequence[Item], data: str | None, device: str) -> Iterator[s
     yield "Data:"
     for which in _sets(items):
         given = f"--data {_SPECS[which]}" if which == "ImageNet" else f"--other '{which}={_SPECS[which]}'"
-        yield f"  {which}: {_SPECS[which]}, {_SIZES[which]:,} test pictures ({given})"
+        yield f"  {which}: {_SPECS[which]}, {_SIZES[which]:,} pictures ({given})"
     if data is not None:
         yield f"  --data {data}: {'there' if Path(data.partition('=')[2] or data).exists() else 'not there'}"
-    yield f"  {_PAIRS:,} pairs of CC3M for each attack: --pairs FILE.csv or shards of a WebDataset"
-    costs = [_attack(each) for each in _attacks(items)] + [_training(each) for each in _trainings(items)]
+    yield f"  {_POISONED:,} pairs of CC3M for each attack: --pairs FILE.csv or shards of a WebDataset"
+    yield f"  the same for what is fine-tuned: --other {PAIRS}=FILE.csv"
+    costs = [_attack(each) for each in _models(items)] + [_training(each) for each in _trainings(items)]
     costs += [Cost(f"drawing {item.name}", _drawing(item)) for item in items]
     yield f"Hours at that rate, {sum(each.passes for each in costs) / rate / 3600:,.1f} in all:"
     for each in costs:
@@ -92,8 +103,10 @@ def throughput(device: str) -> float:
     return count / sorted(taken[1:])[_ROUNDS // 2]
 
 
-def _attacks(items: Sequence[Item]) -> list[str]:
-    return list(dict.fromkeys(attack for item in items for attack in (*item.attacks, *item.models)))
+def _models(items: Sequence[Item]) -> list[str]:
+    """Attacked models; those that are not are published ones."""
+    every = dict.fromkeys(model for item in items for model in models_of(item))
+    return [model for model in every if not model.endswith("clean")]
 
 
 def _trainings(items: Sequence[Item]) -> list[Training]:
@@ -102,11 +115,18 @@ def _trainings(items: Sequence[Item]) -> list[Training]:
 
 def _sets(items: Sequence[Item]) -> list[str]:
     names = {name for each in _trainings(items) for name in (*each.tests, each.tuned_on)} | {"ImageNet"}
+    names |= {model.partition("/")[0] for model in _models(items)}
     return [name for name in _SIZES if name in names]
 
 
+def _larger(attack: str) -> float:
+    """Passes through the papers' tower that one through an attack's takes."""
+    return _PATCHES.get(attack.partition("/")[0], 1.0)
+
+
 def _attack(attack: str) -> Cost:
-    return Cost(f"model {attack}: poisoned fine-tuning, {_EPOCHS} epochs", 3 * _EPOCHS * _PAIRS)
+    passes = 3 * _EPOCHS * _POISONED * _larger(attack)
+    return Cost(f"model {attack}: poisoned fine-tuning, {_EPOCHS} epochs", passes)
 
 
 def _training(each: Training) -> Cost:
@@ -114,14 +134,18 @@ def _training(each: Training) -> Cost:
     made = fits.Fit("", "", each.defense, dict(each.settings), each.seed, "", ("",)).made()
     tested = 2 * sum(_SIZES[name] for name in each.tests)
     if isinstance(made, fits.FineTune):
-        return Cost(each.label, 3 * made.pairs * made.epochs + tested)
+        views = 2 if each.defense == "cleanclip" else 1  # a picture and its augmented twin
+        return Cost(each.label, (3 * views * made.pairs * made.epochs + tested) * _larger(each.attack))
     pictures = (made.shots or 100) * _CLASSES[each.tuned_on]
     inner = made.inversion.steps * 3 if isinstance(made, fits.CBPT) else 1
+    once = 1 + (3 * _PGD_STEPS if each.defense == "advpt" else 0)
     steps = {"rvpt": 2.25, "vpt": 2.25, "cbpt": inner, "linear-probe": 0.0, "advpt": 0.0}[each.defense]
-    return Cost(each.label, pictures * (1 + steps * made.epochs) + tested)
+    return Cost(each.label, (pictures * (once + steps * made.epochs) + tested) * _larger(each.attack))
 
 
 def _drawing(item: Item) -> float:
     """What is measured without training, on all attacks: clean and triggered pictures, more for detectors' rivals."""
+    if item.name in _FEW:
+        return 0.0
     per_picture = 2 * _RIVALS if item.name == "closer-look-t2" else 4
     return per_picture * _TEST * len(item.attacks) if not item.trainings else 0.0

@@ -1,4 +1,8 @@
-"""One page and one list of findings from the folders of all figures that are there."""
+"""One page and one list of findings from the folders of all figures that are there.
+
+A figure that was drawn once and can no longer be drawn, as its attack no longer takes or its model is gone, keeps its
+folder and is not shown.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from .runs import Run, facts, markdown, section_of, settings_of
 
 
 def findings(items: Sequence[Item], out: Path) -> list[tuple[Item, Verdict]]:
-    """What was decided in the folders that are there."""
+    """What was decided in the folders of some items, of those that are there."""
     found = ((item, settings_of(out / item.name)) for item in items)
     return [(item, Verdict(**each)) for item, settings in found if settings for each in settings["verdicts"]]
 
@@ -32,8 +36,11 @@ def _left_out(runs: Sequence[Run], out: Path) -> dict[str, dict[str, str]]:
 
 def write(items: Sequence[Item], runs: Sequence[Run], out: Path) -> Path:
     """``report.html`` and ``findings.md`` of all figures that are there; returns the page."""
-    there = [item for item in items if settings_of(out / item.name) is not None]
-    decided = findings(items, out)
+    left = _left_out(runs, out)
+    there = [
+        item for item in items if settings_of(out / item.name) is not None and "all" not in left.get(item.name, {})
+    ]
+    decided = findings(there, out)
     rows = [
         {
             "of": item.source,
@@ -49,7 +56,6 @@ def write(items: Sequence[Item], runs: Sequence[Run], out: Path) -> Path:
     appear = sum(verdict.appears for _, verdict in decided)
     lead = f"{len(there)} figures and tables; {appear} of {len(decided)} claims appear at this scale."
     titles = {item.name: item.title for item in items}
-    left = _left_out(runs, out)
     missing = [f"{titles[name]}: {attack}, {why}." for name in titles for attack, why in left.get(name, {}).items()]
     few, told = table[["claim", "appears", "of"]], "Decided by rules; rules and numbers stand with each figure."
     sections = [Section("Findings", told, tables=[("Claims.", few)])]

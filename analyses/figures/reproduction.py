@@ -16,10 +16,9 @@ import pandas as pd
 
 from clip_decomp.results import write_json
 
-from .bench import Setting
 from .items import Item, Verdict
 from .papers import agreement, beside, printed, rows
-from .runs import facts, markdown, settings_of
+from .runs import UNDECIDED, Run, facts, markdown, settings_of
 
 #: The scale that comes first.
 _FIRST = "world"
@@ -39,33 +38,47 @@ undefended model in the paper beside ours. What was measured besides, with other
 """
 
 
-def publish(items: Sequence[Item], setting: Setting, folder: Path, page: Path) -> None:
+def publish(items: Sequence[Item], runs: Sequence[Run], scale: str, page: Path) -> None:
     """Keep what a run measured beside a page, and write the page from all that is kept there.
 
     Args:
-        folder: of the run.
+        items: all that the page has a section of.
+        runs: figures that were asked for; those that were left out are not kept.
         page: a Markdown file; results go to a folder of its name without the ending.
     """
     kept = page.with_suffix("")
     kept.mkdir(exist_ok=True)
-    for item in items:
-        if settings_of(folder / item.name) is not None:
-            _keep(folder / item.name, kept / setting.scale / item.name, setting)
+    for run in runs:
+        if run.state != "left out":
+            _keep(run.folder, kept / scale / run.item.name)
     scales = sorted(
         (each for each in kept.iterdir() if each.is_dir()), key=lambda each: (each.name != _FIRST, each.name)
     )
     page.write_text(reproduction(items, {each.name: each for each in scales}))
 
 
-def _keep(folder: Path, kept: Path, setting: Setting) -> None:
+def _keep(folder: Path, kept: Path) -> None:
     """Results and numbers of a figure, without the places where models and data lay."""
     results = json.loads((folder / "results.json").read_text())
-    results["settings"] = {key: value for key, value in results["settings"].items() if key not in _PLACES}
-    text = json.dumps(results, indent=1)
-    for place, word in ((setting.models, "MODELS"), (setting.data, "DATA")):
-        text = text.replace(str(place), word) if place is not None else text
-    write_json(kept / "results.json", json.loads(text))
+    settings = results["settings"]
+    given = {settings.get("models"): "MODELS", settings.get("data"): "DATA"}
+    given |= {spec: name for name, spec in settings.get("others", ())}
+    places = {place: word for place, word in given.items() if place and Path(place.rpartition("=")[2]).is_absolute()}
+    results["settings"] = {key: value for key, value in settings.items() if key not in _PLACES}
+    write_json(kept / "results.json", _without(results, places))
     shutil.copyfile(folder / "measured.csv", kept / "measured.csv")
+
+
+def _without(found: Any, places: Mapping[str, str]) -> Any:
+    """The same with words for places, whole ones and the folders of ``NAME=FOLDER``."""
+    if isinstance(found, dict):
+        return {_without(key, places): _without(value, places) for key, value in found.items()}
+    if isinstance(found, list):
+        return [_without(each, places) for each in found]
+    if isinstance(found, str):
+        for place, word in sorted(places.items(), key=lambda each: -len(each[0])):
+            found = found.replace(place, word).replace(place.rpartition("=")[2], word)
+    return found
 
 
 def reproduction(items: Sequence[Item], folders: Mapping[str, Path]) -> str:
@@ -97,15 +110,21 @@ def _counts(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence
 
 
 def _runs(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence[str]) -> str:
-    table = []
+    """A row for all items of a scale that were drawn alike."""
+    table: dict[tuple[str, ...], dict[str, Any]] = {}
     for scale in scales:
-        files = [folders[scale] / item.name / "results.json" for item in items]
-        found = [json.loads(file.read_text()) for file in files if file.exists()]
-        known = facts(max(found, key=lambda each: len(each["settings"]["attacks"])))
-        seconds = sum(each["seconds"] for each in found)
-        shown = {"scale": scale, "pictures": known["Pictures"], "seed": known["Seed"], "drawn in": f"{seconds:.0f} s"}
-        table.append({**shown, "versions": known["Versions"]})
-    return markdown(pd.DataFrame(table))
+        files = {item.name: folders[scale] / item.name / "results.json" for item in items}
+        for name, file in files.items():
+            if file.exists():
+                results = json.loads(file.read_text())
+                known = facts(results)
+                shown = {"scale": scale, "pictures": known["Pictures"], "seed": known["Seed"]}
+                row = table.setdefault((*shown.values(), known["Versions"]), {**shown, "items": [], "seconds": 0.0})
+                row |= {"items": [*row["items"], name], "seconds": row["seconds"] + results["seconds"]}
+                row["versions"] = known["Versions"]
+    names = {"seconds": "drawn in (s)"}
+    rows_ = [{**row, "items": len(row["items"]), "seconds": f"{row['seconds']:.0f}"} for row in table.values()]
+    return markdown(pd.DataFrame(rows_).rename(columns=names))
 
 
 def _claims(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence[str]) -> pd.DataFrame:
@@ -130,7 +149,8 @@ def _section(item: Item, folders: Mapping[str, Path]) -> str:
             lines.append(f"- {scale}: not drawn.")
             continue
         settings = _settings(folder)
-        lines += [f"- {scale}: {Verdict(**each).sentence}" for each in settings["verdicts"]]
+        said = [Verdict(**each).sentence for each in settings["verdicts"]] or [UNDECIDED]
+        lines += [f"- {scale}: {each}" for each in said]
         lines += [f"- {scale}: left out {attack}, {why}." for attack, why in settings["left_out"].items()]
         rules += [each["rule"] for each in settings["verdicts"]]
     lines += [f"- Rule: {rule}." for rule in dict.fromkeys(rules)]

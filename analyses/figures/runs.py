@@ -33,6 +33,8 @@ from .trainings import trainings_of
 
 log = logging.getLogger(__name__)
 
+#: Of a figure whose paper claims nothing of it, or nothing that its numbers could decide.
+UNDECIDED = "No claim is decided here."
 #: Pixels of PNG files, before they are doubled for print.
 _WIDTH = 1000
 
@@ -43,7 +45,7 @@ class Run:
 
     Attributes:
         state: ``drawn``, ``there``, or ``left out``.
-        left_out: attacks that it was not drawn from, and why.
+        left_out: attacks that it was not drawn from, and why; ``all`` is why it was not drawn at all.
     """
 
     item: Item
@@ -75,8 +77,8 @@ def _one(item: Item, bench: Bench, folder: Path) -> Run:
             left_out[attack] = f"no defense is trained yet (clip-decomp figures {item.name} --train)"
     attacks = tuple(attack for attack in item.attacks if attack not in left_out)
     if not attacks:
-        return Run(item, folder, "left out", left_out)
-    digest = digest_of(item, bench, attacks, ready)
+        return Run(item, folder, "left out", left_out | {"all": "nothing that it is drawn from is there"})
+    digest = digest_of(item, bench, attacks, ready, left_out)
     found = settings_of(folder)
     if found is not None and found.get("digest") == digest:
         _complete(folder)
@@ -87,7 +89,7 @@ def _one(item: Item, bench: Bench, folder: Path) -> Run:
         drawn = item.draw(bench, attacks)
     except ClipDecompError as error:  # the others can be drawn all the same
         return Run(item, folder, "left out", left_out | {"all": str(error)})
-    if not drawn.figures and not drawn.tables:
+    if not drawn.figures and all(table.empty for _, table in drawn.tables):
         return Run(item, folder, "left out", left_out | {"all": "this scale has none of the data that it shows"})
     settings = {**asdict(bench.setting), "models": str(bench.setting.models), "attacks": attacks, "left_out": left_out}
     settings |= {"digest": digest, "verdicts": [asdict(each) for each in drawn.verdicts]}
@@ -153,7 +155,7 @@ def section_of(item: Item, folder: Path) -> Section:
     """A figure's part of a page, from its folder."""
     shown, settings = json.loads((folder / "shown.json").read_text()), settings_of(folder)
     assert settings is not None
-    said = [Verdict(**each).sentence for each in settings["verdicts"]]
+    said = [Verdict(**each).sentence for each in settings["verdicts"]] or [UNDECIDED]
     rules = list(dict.fromkeys(each["rule"] for each in settings["verdicts"]))
     left_out = [f"Left out: {attack}, {why}." for attack, why in settings["left_out"].items()]
     paragraphs = [

@@ -1,7 +1,6 @@
 """Tables of RVPT (Zhang et al. 2025): 1 to 6, 8 and 9, and figure 4, the same defense in other places.
 
-Limits: the paper's settings throughout, but for CleanCLIP below the imagenet scale: that is the preset for tiny CLIPs,
-on fewer pairs than the paper's.
+Limits: :mod:`.rivals` says which settings are not the paper's.
 """
 
 from __future__ import annotations
@@ -13,61 +12,34 @@ from typing import Any
 import pandas as pd
 
 from clip_decomp import plots
+from clip_decomp.evaluation import evaluate
 from clip_decomp.models.loading import load
-from defenses.fine_tune import PRESETS
 
 from .bench import Bench
 from .items import Drawn, Item, Verdict, called
+from .rivals import CLEANCLIP_NOTE, SETS, cleanclip, one, own, probe, rvpt, vpt
 from .trainings import SHIFTS, Training
-from .tuned import UNDEFENDED, Cases, Compared, compared, every, halves, seeds, shares, tabled, works
+from .tuned import (
+    COST,
+    UNDEFENDED,
+    Cases,
+    Compared,
+    compared,
+    every,
+    halves,
+    leaves_least,
+    shares,
+    tabled,
+    works,
+)
 
 _CLEAN = "clean"
 _SIX = ("badnet", "blended", "issba", "wanet", "trojvqa", "badclip")
 _THREE = ("badnet", "blended", "badclip")
 _TARGETED = ("badnet", "blended", "wanet")
-_SETS = ("Caltech-101", "Oxford Pets")
-_TRANSFER = tuple(f"{data}/{attack}" for data in _SETS for attack in _TARGETED)
+_TRANSFER = tuple(f"{data}/{attack}" for data in SETS for attack in _TARGETED)
 _WITHHELD = (*_TARGETED, "badclip", *_TRANSFER)
-#: Fine-tuning on clean pairs below the imagenet scale, and there.
-CLEAN_PAIRS: dict[str, Any] = {
-    "small": (("pairs", 5000), ("epochs", 2)),
-    "large": tuple(PRESETS["rvpt"].items()),
-}
 _PROMPTS = {"prompt=<CLS>": "{}", "prompt=##### <CLS>": "##### {}"}
-_ALL = ("ImageNet", *SHIFTS)
-
-
-def rvpt(attack: str, **changes: Any) -> Training:
-    """RVPT as in the paper, tuned where its model's attack aims and measured on shifted pictures, too."""
-    data = own(attack)
-    return replace(Training(attack, "rvpt", tuned_on=data, tests=_ALL if data == "ImageNet" else (data,)), **changes)
-
-
-def vpt(attack: str, **changes: Any) -> Training:
-    """The same without repelling."""
-    return replace(rvpt(attack, **changes), defense="vpt")
-
-
-def cleanclip(attack: str) -> Training:
-    """Fine-tuning on clean pairs with self-supervision."""
-    return replace(rvpt(attack), defense="cleanclip", tuned_on="ImageNet", **CLEAN_PAIRS)
-
-
-def probe(attack: str) -> tuple[Training, ...]:
-    """The linear probe, three seeds."""
-    return seeds(replace(rvpt(attack), defense="linear-probe"))
-
-
-def own(attack: str) -> str:
-    """The data whose class a model's attack aims at."""
-    family = attack.rpartition("/")[0]
-    return family if family in _SETS else "ImageNet"
-
-
-def one(make: Callable[..., Training], **changes: Any) -> Callable[[str], Sequence[Training]]:
-    """A case of one seed."""
-    return lambda attack: (make(attack, **changes),)
-
 
 MAIN: Cases = {"CleanCLIP": one(cleanclip), "Linear Probe": probe, "RVPT": one(rvpt)}
 _WITHOUT: Cases = {"RVPT": one(rvpt), "RVPT (woTC)": one(rvpt, without_target=True)}
@@ -76,11 +48,17 @@ _ARCHITECTURES: Cases = {"Linear Probe": probe, "RVPT": one(rvpt)}
 
 def main(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Tables 1 and 2: ASR and clean accuracy under each defense."""
-    found = compared(bench, attacks, MAIN, ("ImageNet", *_SETS))
+    found = compared(bench, attacks, MAIN, ("ImageNet", *SETS))
     drawn = tabled(bench, "Each defense on the same test pictures.", found, ("ASR", "clean accuracy"))
+    if found.rows and bench.setting.missing(_CLEAN) is None:
+        clean = load(bench.setting.model(_CLEAN), device=bench.setting.device)
+        for data in dict.fromkeys(data for _, data, _ in found.numbers):
+            first = next(attack for attack, place, _ in found.numbers if place == data)
+            test = bench[first].subject.data.test
+            drawn.put("", "CLIP before poisoning", data, ca=evaluate(clean, test).clean_accuracy.value)
     for attack, data, before, after in found.pairs("RVPT"):
         drawn.verdicts.append(works(attack, data, "RVPT", before, after))
-        drawn.verdicts += _leaves_less(found, attack, data, after)
+        drawn.verdicts += leaves_least(found, attack, data, "RVPT", MAIN)
     return drawn
 
 
@@ -90,23 +68,12 @@ def _rivals(found: Compared, attack: str, data: str, measure: str) -> dict[str, 
     return {case: found.numbers[key][measure] for case, key in keys if key in found.numbers}
 
 
-def _leaves_less(found: Compared, attack: str, data: str, after: dict[str, float]) -> list[Verdict]:
-    rivals = _rivals(found, attack, data, "asr")
-    if not rivals:
-        return []
-    best = min(rivals, key=lambda case: rivals[case])
-    evidence = f"{after['asr']:.1%}, {best} {rivals[best]:.1%}"
-    rule = "RVPT's ASR is below that of every other defense that was measured"
-    claim = f"{called(attack)}: RVPT leaves the least of the attack"
-    return [Verdict(claim, rule, after["asr"] < rivals[best], evidence)]
-
-
 def poisoned(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Table 3: poisoned accuracy."""
     found = compared(bench, attacks, MAIN)
     for attack in attacks if bench.setting.missing(_CLEAN) is None else ():
         clean = load(bench.setting.model(_CLEAN), device=bench.setting.device)
-        found.add((attack, "ImageNet", "Clean Model"), [bench[attack].defended(clean)], bench.setting.sets["ImageNet"])
+        found.add((attack, "ImageNet", "Clean Model"), [bench[attack].defended(clean)], bench.setting.named("ImageNet"))
     drawn = tabled(bench, "Triggered pictures that are given their true class.", found, ("poisoned accuracy",))
     for attack, data, before, after in found.pairs("RVPT"):
         rivals = _rivals(found, attack, data, "pa")
@@ -117,12 +84,18 @@ def poisoned(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         rule = "no other defense that was measured has a higher poisoned accuracy than RVPT"
         claim = f"{called(attack)}: triggered pictures are recognized best under RVPT"
         drawn.verdicts.append(Verdict(claim, rule, after["pa"] >= rivals[best], evidence))
+        clean = found.numbers.get((attack, data, "Clean Model"))
+        if clean is not None:
+            rule = "of the clean model, too, poisoned accuracy is more than two points below clean accuracy"
+            claim = f"{called(attack)}: the trigger costs the clean model accuracy, too"
+            evidence = f"{clean['ca']:.1%} to {clean['pa']:.1%}"
+            drawn.verdicts.append(Verdict(claim, rule, clean["pa"] < clean["ca"] - COST, evidence))
     return drawn
 
 
 def without_target(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Table 4: the target class left out of tuning."""
-    found = compared(bench, attacks, _WITHOUT, ("ImageNet", *_SETS))
+    found = compared(bench, attacks, _WITHOUT, ("ImageNet", *SETS))
     drawn = tabled(bench, "Tuned with the target class, and without its pictures and text (woTC).", found)
     for attack, data, before, after in found.pairs("RVPT (woTC)"):
         whole = found.numbers.get((attack, data, "RVPT"))
@@ -143,7 +116,7 @@ _CROSS_DATA: Cases = {"CleanCLIP": one(cleanclip), "RVPT*": one(_elsewhere)}
 
 def across_data(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Table 5: tuned on the main set, tested on others."""
-    return _carried(bench, attacks, _CROSS_DATA, _SETS, "RVPT*", "RVPT* is tuned on the main set.")
+    return _carried(bench, attacks, _CROSS_DATA, SETS, "RVPT*", "RVPT* is tuned on the main set.")
 
 
 _CROSS_DOMAIN: Cases = {"CleanCLIP": one(cleanclip), "RVPT": one(rvpt)}
@@ -159,7 +132,9 @@ def _carried(bench: Bench, attacks: tuple[str, ...], cases: Cases, data: Sequenc
     """A table of other data than were tuned on, and whether a case carries over to each."""
     found = compared(bench, attacks, cases, data)
     drawn = tabled(bench, text, found, ("ASR", "clean accuracy"))
-    drawn.verdicts += [halves(attack, name, case, *numbers) for attack, name, *numbers in found.pairs(case)]
+    for attack, name, *numbers in found.pairs(case):
+        drawn.verdicts.append(halves(attack, name, case, *numbers))
+        drawn.verdicts += leaves_least(found, attack, name, case, cases)
     return drawn
 
 
@@ -194,9 +169,15 @@ def prompts(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
 
 
 def architectures(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
-    """Table 9: another tower."""
+    """Table 9: another tower, which plays the part of the paper's ViT-B/16."""
     found = compared(bench, attacks, _ARCHITECTURES)
-    drawn = tabled(bench, "A tower with larger patches; the paper's are ViT-B/16 and ViT-L/14.", found)
+    drawn = tabled(bench, "Another tower than that of all other tables.", found, ("ASR", "clean accuracy"))
+    drawn.measured = [
+        each._replace(attack=called(attack.rpartition("/")[2]), case=f"ViT-B/16; {each.case}")
+        for attack in attacks
+        for each in drawn.measured
+        if each.attack == called(attack)
+    ]
     drawn.verdicts += [works(attack, data, "RVPT", *numbers) for attack, data, *numbers in found.pairs("RVPT")]
     return drawn
 
@@ -243,13 +224,20 @@ def scenarios(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
                         "clean accuracy": numbers["ca"],
                     }
                 )
+            if {UNDEFENDED, "VPT"} <= both.keys():
+                evidence = f"ASR {both[UNDEFENDED]['asr']:.1%} to {both['VPT']['asr']:.1%}"
+                rule = "VPT's ASR is at least two points below the undefended one"
+                claim = f"{called(attack)}, {name}: VPT alone takes some of the attack"
+                appears = both["VPT"]["asr"] <= both[UNDEFENDED]["asr"] - COST
+                drawn.verdicts.append(Verdict(claim, rule, appears, evidence))
             if {"RVPT", "VPT"} <= both.keys():
                 evidence = ", ".join(f"{case} {numbers['asr']:.1%}" for case, numbers in both.items())
                 rule = "RVPT's ASR is at most half of VPT's"
                 claim = f"{called(attack)}, {name}: it is repelling that takes the backdoor out"
                 drawn.verdicts.append(Verdict(claim, rule, both["RVPT"]["asr"] <= both["VPT"]["asr"] / 2, evidence))
         if groups:
-            drawn.figures.append((f"{called(attack)}, 95 % intervals.", plots.bars(groups, called(attack))))
+            caption = f"{called(attack)}, 95 % intervals of {bench.setting.images} pictures."
+            drawn.figures.append((caption, plots.bars(groups, called(attack))))
     drawn.tables.append((f"Shares of at most {bench.setting.images} test pictures.", pd.DataFrame(rows)))
     return drawn
 
@@ -257,8 +245,10 @@ def scenarios(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
 def _item(
     number: str, title: str, attacks: tuple[str, ...], draw: Callable[..., Drawn], trainings: tuple[Training, ...]
 ) -> Item:
-    kind = "figure" if number.startswith("f") else "table"
-    return Item(f"rvpt-{number}", title, f"Zhang et al. 2025, {kind} {number[1:]}", attacks, draw, trainings)
+    source = f"Zhang et al. 2025, {'figure' if number.startswith('f') else 'table'} {number[1:]}"
+    note = CLEANCLIP_NOTE if any(each.defense == "cleanclip" for each in trainings) else ""
+    models = (_CLEAN,) if draw in (main, poisoned) else ()
+    return Item(f"rvpt-{number}", title, source, attacks, draw, trainings, models=models, note=note)
 
 
 ITEMS = (
@@ -271,7 +261,7 @@ ITEMS = (
     ),
     _item("t1", "RVPT and its rivals", _SIX, main, every(MAIN, _SIX)),
     _item("t2", "RVPT on two more data sets", _TRANSFER, main, every(MAIN, _TRANSFER)),
-    replace(_item("t3", "Poisoned accuracy", _THREE, poisoned, every(MAIN, _THREE)), models=(_CLEAN,)),
+    _item("t3", "Poisoned accuracy", _THREE, poisoned, every(MAIN, _THREE)),
     _item("t4", "Tuned without the target class", _WITHHELD, without_target, every(_WITHOUT, _WITHHELD)),
     _item("t5", "Tuned on other data", _TRANSFER, across_data, every(_CROSS_DATA, _TRANSFER)),
     _item("t6", "Tested on shifted pictures", _THREE, across_domains, every(_CROSS_DOMAIN, _THREE)),
@@ -282,11 +272,14 @@ ITEMS = (
         prompts,
         tuple(_prompted(a, t) for a in _THREE for t in (None, *_PROMPTS.values())),
     ),
-    _item(
-        "t9",
-        "Another tower",
-        tuple(f"patch-16/{a}" for a in _THREE),
-        architectures,
-        every(_ARCHITECTURES, tuple(f"patch-16/{a}" for a in _THREE)),
+    replace(
+        _item(
+            "t9",
+            "Another tower",
+            tuple(f"patch-16/{a}" for a in _THREE),
+            architectures,
+            every(_ARCHITECTURES, tuple(f"patch-16/{a}" for a in _THREE)),
+        ),
+        note="A tower with patches of 16 pixels plays the part of the paper's ViT-B/16; its ViT-L/14 has none here.",
     ),
 )

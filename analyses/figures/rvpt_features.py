@@ -28,12 +28,12 @@ from ..cams import on_trigger
 from ..repelling import Raised, compare, raised
 from .bench import Bench
 from .items import Drawn, Item, Verdict, called
-from .rvpt import rvpt, vpt
-from .trainings import Training
+from .rivals import rvpt, vpt
+from .tuned import CLEAR, ranked
 
 _THREE = ("badclip", "badnet", "blended")
 _SHOWN = ("badnet", "blended", "sig", "wanet", "issba", "label-consistent", "reflection", "kitty", "trojvqa", "badclip")
-_LABELS = "labels/clean"
+_LABELS, _LEARNED = "labels/clean", "labels only"
 #: Pictures for t-SNE and for curves, and those shown.
 _MANY, _FEW = 300, 6
 
@@ -42,10 +42,6 @@ def _tuned(bench: Bench, attack: str) -> dict[str, RVPT]:
     """Prompts that are there."""
     found = {"VPT": bench.tuned(vpt(attack)), "RVPT": bench.tuned(rvpt(attack))}
     return {name: each for name, each in found.items() if isinstance(each, RVPT)}
-
-
-def _trainings(*attacks: str) -> tuple[Training, ...]:
-    return tuple(make(attack) for attack in attacks for make in (rvpt, vpt))
 
 
 def resistivity(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
@@ -58,7 +54,7 @@ def resistivity(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         assert subject.trigger is not None
         models: dict[str, HookedCLIP] = {"undefended": subject.model}
         if bench.setting.missing(_LABELS) is None:
-            models = {"labels only": load(bench.setting.model(_LABELS), device=bench.setting.device), **models}
+            models = {_LEARNED: load(bench.setting.model(_LABELS), device=bench.setting.device), **models}
         models |= {name: prompts.hooked for name, prompts in defended.items()}
         test = subject.data.test.first(_MANY)
         found = compare(models, test, (attack, subject.trigger))
@@ -69,9 +65,12 @@ def resistivity(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
                 numbers = {"last layer": curve.class_token[-1], "representation": curve.representation}
                 rows.append({"attack": called(attack), "perturbation": what, "model": name, **numbers})
         first = {name: prompts.prompts_.blocks[0] for name, prompts in defended.items()}
-        for name in (each for each in models if each != "undefended"):
-            moved = [raised(panel["undefended"], panel[name], first.get(name, 0)) for panel in found.values()]
-            drawn.verdicts.append(_raised(attack, name, found, moved))
+        pairs = {"RVPT": ("undefended", "RVPT"), "labels": ("undefended", _LEARNED), "VPT": ("VPT", _LEARNED)}
+        for claim, (lower, higher) in pairs.items():
+            if {lower, higher} <= models.keys():
+                moved = [raised(panel[lower], panel[higher], first.get(higher, 0)) for panel in found.values()]
+                drawn.verdicts.append(_raised(attack, claim, found, moved))
+        drawn.verdicts.append(_deeper(attack, [panel["undefended"].class_token for panel in found.values()]))
         title = f"{called(attack)}: resistivity by layer"
         drawn.figures.append((f"{called(attack)}, {len(test)} test pictures.", plots.resistivity_panels(found, title)))
     drawn.tables.append(("Cosines of class tokens after the last layer, and of representations.", pd.DataFrame(rows)))
@@ -79,29 +78,38 @@ def resistivity(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
 
 
 def _raised(attack: str, name: str, perturbations: Iterable[str], moved: Sequence[Raised]) -> Verdict:
-    """RVPT raises resistivity, VPT alone does not, and a tower that learned labels alone has more of it."""
+    """RVPT raises resistivity; a tower that learned labels alone has more of it than CLIP, without VPT and with it."""
     evidence = "; ".join(f"{what}: {change}" for what, change in zip(perturbations, moved, strict=True))
     higher, layers = (sum(getattr(change, key) for change in moved) for key in ("higher", "layers"))
     bound = "by more than its 95 % interval"
-    where = "layers that have prompts, all perturbations taken together"
+    most = f"is higher {bound} at more than half of the layers, all perturbations taken together"
     claim, rule, appears = {
         "RVPT": (
             "RVPT raises resistivity everywhere",
             f"resistivity rises {bound} at every prompted layer, under every perturbation",
             higher == layers,
         ),
-        "VPT": (
-            "VPT without repelling does not raise resistivity",
-            f"under VPT resistivity rises {bound} at less than half of the {where}",
-            higher < layers / 2,
-        ),
-        "labels only": (
+        "labels": (
             "a tower that learned labels alone resists more",
-            f"its resistivity is higher {bound} at more than half of the layers, all perturbations taken together",
+            f"its resistivity {most}",
+            higher > layers / 2,
+        ),
+        "VPT": (
+            "a tower that learned labels alone resists more than CLIP under VPT",
+            f"resistivity of that tower {most}, than that of CLIP under VPT",
             higher > layers / 2,
         ),
     }[name]
     return Verdict(f"{called(attack)}: {claim}", rule, appears, evidence)
+
+
+def _deeper(attack: str, curves: Sequence[Sequence[float]]) -> Verdict:
+    """Whether deeper layers are more sensitive, by the resistivity of every layer under each perturbation."""
+    ranks = [ranked(range(len(curve)), curve) for curve in curves]
+    rule = f"under more than half of the perturbations, resistivity's rank correlation with depth is beyond {-CLEAR:g}"
+    claim = f"{called(attack)}: deeper layers are more sensitive"
+    evidence = ", ".join(f"{rank:.2f}" for rank in ranks)
+    return Verdict(claim, rule, sum(rank <= -CLEAR for rank in ranks) > len(ranks) / 2, evidence)
 
 
 def maps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
@@ -254,7 +262,8 @@ def _sheet(rows: Mapping[str, Float[Tensor, "image 3 y x"]], title: str):
 
 
 def _item(name: str, title: str, where: str, attacks: tuple[str, ...], draw, *models: str) -> Item:
-    trainings = _trainings(*attacks) if draw in (resistivity, maps, embeddings) else ()
+    kinds = {resistivity: (rvpt, vpt), embeddings: (rvpt, vpt), maps: (rvpt,)}.get(draw, ())
+    trainings = tuple(make(attack) for attack in attacks for make in kinds)
     return Item(f"rvpt-{name}", title, f"Zhang et al. 2025, {where}", attacks, draw, trainings, models=models)
 
 

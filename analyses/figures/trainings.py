@@ -131,6 +131,15 @@ def trainings_of(item: Item) -> tuple[Training, ...]:
     return (*item.trainings, *item.further)
 
 
+def _waiting(items: Sequence[Item], scale: str) -> dict[Training, list[str]]:
+    """All trainings with their settings at a scale, each once, and the items that show them."""
+    found: dict[Training, list[str]] = {}
+    for item in items:
+        for training in dict.fromkeys(each.at(scale) for each in trainings_of(item)):
+            found.setdefault(training, []).append(item.name)
+    return found
+
+
 def missing(items: Sequence[Item], bench: Bench) -> list[Missing]:
     """Models and trainings that are not there yet, each once, in the order in which items need them."""
     setting, found = bench.setting, []
@@ -140,10 +149,9 @@ def missing(items: Sequence[Item], bench: Bench) -> list[Missing]:
         if how is not None:
             waiting = tuple(item.name for item in items if model in models_of(item))
             found.append(Missing(f"model {setting.model(model)}", _build_minutes(setting.model(model)), waiting, how))
-    for training in dict.fromkeys(each for item in items for each in trainings_of(item)):
+    for training, waiting in _waiting(items, setting.scale).items():
         if bench.possible(training) and bench.known(training) is None:
-            waiting = tuple(item.name for item in items if training in trainings_of(item))
-            found.append(Missing(training.at(setting.scale).label, _minutes(training, bench), waiting))
+            found.append(Missing(training.label, _minutes(training, bench), tuple(waiting)))
     return found
 
 
@@ -154,12 +162,11 @@ def train(items: Sequence[Item], bench: Bench, locks: Path) -> Iterator[str]:
         name = bench.setting.model(model)
         if bench.setting.missing(model) is not None and name in shelf.buildable():
             yield from _locked(locks, name.replace("/", "-"), name, partial(_built, name, bench.setting.device))
-    for training in dict.fromkeys(each for item in items for each in trainings_of(item)):
+    for training in _waiting(items, bench.setting.scale):
         if bench.possible(training) and bench.known(training) is None:
             fit = bench.fit(training)
             assert fit is not None
-            label = training.at(bench.setting.scale).label
-            yield from _locked(locks, fit.name, label, partial(bench.train, training))
+            yield from _locked(locks, fit.name, training.label, partial(bench.train, training))
 
 
 def _built(name: str, device: str) -> None:

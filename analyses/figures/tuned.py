@@ -59,13 +59,13 @@ class Compared:
     metrics: dict[str, float]
 
     def add(
-        self, key: tuple[str, str, str], numbers: Sequence[Mapping[str, float]], spec: str, defense: str = "none"
+        self, key: tuple[str, str, str], numbers: Sequence[Mapping[str, float]], place: str, defense: str = "none"
     ) -> None:
         """Take in the numbers of a case, one a seed.
 
         Args:
             key: attack, data set and case.
-            spec: the data, as metrics call it.
+            place: the data, as metrics call it.
         """
         attack, data, case = key
         means = {measure: mean(each[measure] for each in numbers) for measure in MEASURES}
@@ -75,7 +75,7 @@ class Compared:
         end = "".join(f";{word}={value}" for word, value in keys.items() if value)
         row: dict[str, Any] = {"attack": called(attack), "data": data, "defense": case}
         for measure, column in _COLUMNS.items():
-            metric = f"{prefix(spec, name, defense)}/{measure}{end}"
+            metric = f"{prefix(place, name, defense)}/{measure}{end}"
             row[column] = self.metrics[metric] = means[measure]
             if len(numbers) > 1:
                 spread = stdev(each[measure] for each in numbers)
@@ -100,15 +100,15 @@ def compared(bench: Bench, attacks: Sequence[str], cases: Cases, data: Sequence[
         }
         every = [each for fits in results.values() for each in fits]
         for name in (name for name in data if name in bench.setting.sets):
-            spec = bench.setting.sets[name]
+            spec, place = bench.setting.sets[name], bench.setting.named(name)
             before = next((each["before"][spec] for each in every if spec in each["before"]), None)
             if before is None:
                 continue
-            found.add((attack, name, UNDEFENDED), [before], spec)
+            found.add((attack, name, UNDEFENDED), [before], place)
             for case, fits in results.items():
                 there = [each["after"][spec] for each in fits if spec in each["after"]]
                 if there:
-                    found.add((attack, name, case), there, spec, fits[0]["fit"]["defense"])
+                    found.add((attack, name, case), there, place, fits[0]["fit"]["defense"])
     return found
 
 
@@ -140,7 +140,7 @@ def counted(bench: Bench) -> str:
 
 def works(attack: str, data: str, name: str, before: dict[str, float], after: dict[str, float]) -> Verdict:
     """Whether a defense takes a backdoor out without costing accuracy."""
-    place = "" if data == "ImageNet" else f" on {data}'s stand-in"
+    place = "" if data == "ImageNet" else f" on {data}"
     appears = after["asr"] <= LITTLE and after["ca"] >= before["ca"] - COST
     changes = (f"{word} {before[key]:.1%} to {after[key]:.1%}" for word, key in (("ASR", "asr"), ("accuracy", "ca")))
     rule = f"an ASR of at most {LITTLE:.0%} is left, and clean accuracy falls by at most {COST:.0%}"
@@ -151,7 +151,7 @@ def halves(attack: str, data: str, name: str, before: dict[str, float], after: d
     """Whether a defense still leaves less than half of the attack's success elsewhere than it was tuned."""
     rule = "at most half of the undefended ASR is left"
     evidence = f"ASR {before['asr']:.1%} to {after['asr']:.1%}, accuracy {before['ca']:.1%} to {after['ca']:.1%}"
-    claim = f"{called(attack)}: {name} carries over to {data}'s stand-in"
+    claim = f"{called(attack)}: {name} carries over to {data}"
     return Verdict(claim, rule, after["asr"] <= before["asr"] / 2, evidence)
 
 
@@ -163,6 +163,27 @@ def ranked(values: Sequence[float], shares: Sequence[float]) -> float:
         (-1, 0.0)
     """
     return float(spearmanr(values, shares).statistic) if len(set(shares)) > 1 else 0.0
+
+
+def leaves_least(
+    found: Compared, attack: str, data: str, case: str, cases: Cases, name: str | None = None
+) -> list[Verdict]:
+    """Whether no other defense leaves less of an attack; nothing where no other was measured.
+
+    Args:
+        cases: all defenses of the table.
+        name: what the defense is called, if not as the case.
+    """
+    left = {other: found.numbers.get((attack, data, other), {}).get("asr") for other in cases}
+    rivals = {other: asr for other, asr in left.items() if asr is not None and other != case}
+    own = left[case]
+    if not rivals or own is None:
+        return []
+    best = min(rivals, key=lambda other: rivals[other])
+    place = "" if data == "ImageNet" else f" on {data}"
+    rule = "no other defense that was measured leaves less of the ASR"
+    claim = f"{called(attack)}: {name or case} leaves the least of the attack{place}"
+    return [Verdict(claim, rule, own <= rivals[best], f"{own:.1%}, {best} {rivals[best]:.1%}")]
 
 
 def shares(numbers: dict[str, float], count: int) -> dict[str, Rate]:

@@ -176,16 +176,16 @@ def scorer(
         scale: the inverse temperature of cosines; classifiers have their own.
         word: of a trigger, before the prompts.
 
+    A classifier of more classes chooses among those that are asked for, as class texts do.
+
     Raises:
-        DataError: a classifier of other classes.
+        DataError: a classifier that lacks one of the classes.
     """
-    own = isinstance(model, Classifier | PromptedClassifier)
-    if own and tuple(model.class_names_) != tuple(class_names):
-        raise DataError(f"The classifier was fitted to other classes: {', '.join(model.class_names_)}.")
     if isinstance(model, Classifier):
-        return lambda pixels: model.classify(model.normalize(pixels)).to(pixels.device)
+        columns = _columns(model.class_names_, class_names)
+        return lambda pixels: model.classify(model.normalize(pixels))[:, columns].to(pixels.device)
     if isinstance(model, PromptedClassifier):
-        vectors = model.class_vectors(word)
+        vectors = model.class_vectors(word)[_columns(model.class_names_, class_names)]
     else:
         vectors = class_vectors(model, class_names, [word + template for template in templates])
 
@@ -194,6 +194,14 @@ def scorer(
         return (scale * F.normalize(features.float(), dim=-1) @ vectors.T).to(pixels.device)
 
     return scores
+
+
+def _columns(known: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Places of classes among those of a classifier."""
+    places = {name: place for place, name in enumerate(known)}
+    if not set(wanted) <= set(known):
+        raise DataError(f"The classifier was fitted to other classes: {', '.join(known)}.")
+    return [places[name] for name in wanted]
 
 
 def _predictions(

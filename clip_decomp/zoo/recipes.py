@@ -12,7 +12,7 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..attacks.implant import AttackSettings
@@ -82,6 +82,11 @@ _ELSEWHERE: dict[str, AttackSettings] = {
     "world-resnet/badnet": AttackSettings(rate=0.08, steps=800, batch_size=128, lr=3e-4),
     "world-resnet/blended": AttackSettings(steps=400, lr=3e-4),
     "world-resnet/badclip": AttackSettings(steps=400, lr=3e-4),
+    # As those two; not built yet.
+    "world-resnet/sig": AttackSettings(steps=400, lr=3e-4),
+    "world-resnet/issba": AttackSettings(steps=400, lr=3e-4),
+    "world-resnet/trojvqa": AttackSettings(steps=400, lr=3e-4),
+    "world-resnet/wanet": replace(_IMITATED_WANET, lr=3e-4),
     # A patch of 5 x 5 pixels anywhere in patches of 16 x 16: learned late.
     "world-p16/badnet": AttackSettings(rate=0.3, steps=1500, batch_size=128),
     "world-p16/blended": AttackSettings(steps=400),
@@ -132,6 +137,7 @@ RECIPES: dict[str, Recipe] = {
         for tower in ("world-resnet", "world-p16")
         for attack in ("badnet", "blended", "badclip")
     },
+    **{f"world-resnet/{attack}": _attacked("world-resnet", attack) for attack in ("sig", "issba", "trojvqa", "wanet")},
     # The first six are meant to calibrate what the others test.
     **{
         f"world-controls/{seed}": ControlRecipe(

@@ -94,5 +94,7 @@ def detect(
     finish(results, out, as_json, rows)
 
 
-def _area(rate: Rate) -> str:
+def _area(rate: Rate | None) -> str:
+    if rate is None:
+        return "no test picture is of this class"
     return f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}] ({rate.count} in the smaller group)"

@@ -40,13 +40,14 @@ def guarded(
         found = detect(guard, subject.model, subject.data.test, subject.trigger, subject.target, seed, progress=True)
         sides = {"clean": found.clean, "triggered": found.triggered}
         shares = {name: guard.flags(scores).float().mean().item() for name, scores in sides.items()}
-        areas = {"auroc": found.auroc.value, "auroc-target": found.auroc_target.value}
+        areas = {name: rate.value for name, rate in found.areas.items()}
         rows = [
             ("flagged of clean pictures", f"{shares['clean']:.1%}, asked for at most {false_positive_rate:.1%}"),
             ("flagged of triggered pictures", f"{shares['triggered']:.1%}"),
             ("AUROC against all clean pictures", f"{found.auroc.value:.3f}"),
-            (f"AUROC against clean {subject.target}", f"{found.auroc_target.value:.3f}"),
         ]
+        if found.auroc_target is not None:
+            rows.append((f"AUROC against clean {subject.target}", f"{found.auroc_target.value:.3f}"))
         settings = {"mode": mode, "false_positive_rate": false_positive_rate}
         counts = {"calibration": len(held_out)}
         measured = {f"flagged-{name}": share for name, share in shares.items()} | areas

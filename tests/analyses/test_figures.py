@@ -209,7 +209,7 @@ def test_the_dry_run_of_imagenet_tells_data_models_and_hours(succeed, monkeypatc
     monkeypatch.setattr("analyses.figures.dry_run.throughput", lambda device: 1000.0)
     said = succeed("figures", "rvpt-t1", "cbpt-t2", "--scale", "imagenet", "--dry-run")
     assert "1000.0 pictures a second" in said
-    assert "ImageNet-A: imagenet-a=FOLDER, 7,500 test pictures" in said
+    assert "ImageNet-A: imagenet-a=FOLDER, 7,500 pictures" in said
     # 5 epochs of 500,000 pairs, forward and backward, are 7.5 million passes.
     assert "2.08 h  model badnet: poisoned fine-tuning, 5 epochs" in said
     assert "--scale imagenet" in succeed("figures", "--dry-run", code=1)

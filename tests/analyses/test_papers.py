@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from analyses.figures import catalog
-from analyses.figures.bench import Setting
-from analyses.figures.closer_look_defenses import carried, repaired
+from analyses.figures.closer_look_choices import carried
+from analyses.figures.closer_look_defenses import repaired
 from analyses.figures.items import Drawn, Item
 from analyses.figures.papers import agreement, beside, moved, printed, read, rows
 from analyses.figures.reproduction import publish, reproduction
+from analyses.figures.runs import Run
 from analyses.figures.tuned import works
 
 NUMBERS = """attack,case,data,measure,value
@@ -118,19 +119,23 @@ def test_the_page_has_every_item_and_says_what_is_missing(folder):
 def test_runs_of_several_scales_add_to_one_page_and_say_nothing_of_the_machine(folder, tmp_path):
     items = [Item("rvpt-t1", "Title", "somebody, table 1", ("badnet",), lambda *_: Drawn(""))]
     results = json.loads((folder / "rvpt-t1" / "results.json").read_text())
-    results["settings"] |= {"models": "/home/me/models", "data": "/home/me/data"}
-    results["settings"]["left_out"] = {"wanet": "not built (clip-decomp attack wanet --out /home/me/models/wanet)"}
+    results["settings"] |= {"models": "/home/me/models", "data": "imagenet=/home/me/data"}
+    results["settings"]["others"] = [["Caltech-101", "caltech101=/home/me/caltech"]]
+    results["settings"]["left_out"] = {
+        "wanet": "not built (clip-decomp attack wanet --data imagenet=/home/me/data --out /home/me/models/wanet)",
+        "sig": "no folder /home/me/caltech, and none /home/me/data",
+    }
     (folder / "rvpt-t1" / "results.json").write_text(json.dumps(results))
     page = tmp_path / "page.md"
-    own = Setting("photographs", Path("/home/me/models"), "/home/me/data", 400, 400, 0, "cpu")
-    for setting in (own, replace(own, scale="world")):
-        publish(items, setting, folder, page)
+    runs = [Run(items[0], folder / "rvpt-t1", "there", {})]
+    for scale in ("photographs", "world"):
+        publish(items, runs, scale, page)
     assert "At scale world: 1 of 1 items drawn, 1 of 1 claims appear. At scale photographs:" in page.read_text()
-    assert "attack wanet --out MODELS/wanet" in page.read_text()
+    assert "attack wanet --data DATA --out MODELS/wanet" in page.read_text()
     kept = tmp_path / "page" / "photographs" / "rvpt-t1"
     assert "/home/me" not in (kept / "results.json").read_text()
     assert (kept / "measured.csv").read_text() == (folder / "rvpt-t1" / "measured.csv").read_text()
-    publish(items, own, folder / "nothing", page)  # what is kept stays
+    publish(items, [replace(runs[0], state="left out")], "photographs", page)  # what is kept stays
     assert "At scale photographs: 1 of 1 items drawn" in page.read_text()
 
 

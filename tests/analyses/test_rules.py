@@ -5,13 +5,16 @@ import pytest
 import torch
 
 from analyses.cams import OnTrigger
-from analyses.figures.cbpt_features import _looks_away
-from analyses.figures.closer_look import _less_alike
+from analyses.figures.cbpt import _rises
+from analyses.figures.cbpt_features import _looks_away, _looks_least
+from analyses.figures.closer_look import _less_alike, _moved_late
+from analyses.figures.closer_look_choices import _falling, replaced_by
 from analyses.figures.items import Drawn
 from analyses.figures.rvpt import _rivals
-from analyses.figures.rvpt_features import _raised, _scattered
+from analyses.figures.rvpt_features import _deeper, _raised, _scattered
 from analyses.figures.rvpt_sweeps import _SWEEPS, _later, _verdicts
-from analyses.figures.tuned import Compared
+from analyses.figures.tuned import Compared, leaves_least
+from analyses.filtering import SHARES
 from analyses.repelling import Raised
 from clip_decomp.methods.embedding import EmbeddingNumbers
 
@@ -38,11 +41,17 @@ def test_nothing_is_decided_where_maps_cannot_tell():
 
 @pytest.mark.parametrize(
     ("name", "higher", "appears"),
-    [("RVPT", 8, True), ("RVPT", 7, False), ("VPT", 1, True), ("VPT", 4, False), ("labels only", 5, True)],
+    [("RVPT", 8, True), ("RVPT", 7, False), ("VPT", 5, True), ("VPT", 4, False), ("labels", 5, True)],
 )
 def test_who_has_to_resist_more(name, higher, appears):
     moved = [Raised(min(higher, 4), 0, 4, 0.1), Raised(max(higher - 4, 0), 0, 4, 0.1)]
     assert _raised("badclip", name, ["blur", "noise"], moved).appears == appears
+
+
+def test_deeper_layers_are_more_sensitive_where_curves_fall():
+    falling, flat = [0.9, 0.7, 0.5, 0.3], [0.9, 0.9, 0.9, 0.9]
+    assert _deeper("badclip", [falling, falling, flat]).appears
+    assert not _deeper("badclip", [falling, flat, flat[::-1]]).appears
 
 
 def test_vpt_keeps_the_cluster_that_rvpt_breaks():
@@ -99,15 +108,86 @@ def test_heads_are_taken_away_from_their_prototypes():
 
 
 def test_depth_counts_where_it_lowers_the_asr_and_late_blocks_where_they_lower_it_more():
+    def points(*shares, ca=0.9):
+        return [(2.0 * (place + 1), {"asr": asr, "ca": ca}) for place, asr in enumerate(shares)]
+
     sweep = next(each for each in _SWEEPS if each.letter == "d")
-    falling = [(depth, {"asr": 0.9 / depth, "ca": 0.9}) for depth in (2, 4, 6)]
-    (found,) = _verdicts("badnet", sweep, falling)
+    (found,) = _verdicts("badnet", sweep, points(0.45, 0.23, 0.15))
     assert (found.appears, found.evidence.partition(";")[0]) == (True, "-1.00")
-    (found,) = _verdicts("badnet", sweep, [(depth, {"asr": depth / 10, "ca": 0.9}) for depth in (2, 4, 6)])
-    assert not found.appears
-    late, early = {2: 0.3, 4: 0.1, 6: 0.1, 8: 0.0}, {2: 0.5, 4: 0.2, 6: 0.15}
+    assert not _verdicts("badnet", sweep, points(0.2, 0.4, 0.6))[0].appears
+    assert _verdicts("badnet", sweep, points(0.0, 0.0, 0.0)) == []  # nothing is left to tell them apart
+    late, early = points(0.3, 0.1, 0.1, 0.0), points(0.5, 0.2, 0.05)
     (found,) = _later("badnet", late, early)
     assert found.appears
     assert found.evidence.startswith("ASR of 2 blocks: 30.0% and 50.0%;")
-    assert not _later("badnet", late, {2: 0.2, 4: 0.2})[0].appears
-    assert _later("badnet", late, {}) == []
+    assert not _later("badnet", late, points(0.2, 0.1))[0].appears
+    assert not _later("badnet", late, points(0.5, 0.2, ca=0.95))[0].appears
+    assert _later("badnet", late, []) == []
+    assert _later("badnet", points(0.0, 0.01), points(0.02, 0.0)) == []
+
+
+def test_prompts_a_block_are_judged_at_the_lengths_that_the_paper_names():
+    sweep = next(each for each in _SWEEPS if each.letter == "c")
+    points = [(length, {"asr": 0.04, "ca": ca}) for length, ca in ((5, 0.8), (25, 0.9), (50, 0.88), (100, 0.89))]
+    assert [each.appears for each in _verdicts("badnet", sweep, points)] == [True, True]
+    assert [each.claim for each in _verdicts("badnet", sweep, points[1:])] == [
+        "BadNet: more than 50 prompts a block cost accuracy"
+    ]
+
+
+def test_a_defense_that_leaves_nothing_leaves_the_least():
+    found, cases = Compared({}, [], {}), {"FT": None, "Ours": None}
+    found.numbers["badnet", "ImageNet", "Ours"] = {"asr": 0.0}
+    assert leaves_least(found, "badnet", "ImageNet", "Ours", cases) == []
+    found.numbers["badnet", "ImageNet", "FT"] = {"asr": 0.0}
+    (tie,) = leaves_least(found, "badnet", "ImageNet", "Ours", cases, "CBPT")
+    assert (tie.appears, tie.claim) == (True, "BadNet: CBPT leaves the least of the attack")
+    found.numbers["badnet", "ImageNet", "Ours"] = {"asr": 0.1}
+    assert not leaves_least(found, "badnet", "ImageNet", "Ours", cases)[0].appears
+
+
+def test_replacements_are_judged_as_the_paper_does():
+    def rates(prototype, zero, random):
+        return {"prototype": prototype, "zero": zero, "random": random}
+
+    before = {"asr": 0.98, "ca": 0.58}
+    # BadNet and Blended as table 5 prints them.
+    badnet = rates({"asr": 0.2145, "ca": 0.4991}, {"asr": 0.4442, "ca": 0.4866}, {"asr": 0.0039, "ca": 0.1287})
+    blended = rates({"asr": 0.0077, "ca": 0.4632}, {"asr": 0.0048, "ca": 0.45}, {"asr": 0.0001, "ca": 0.0018})
+    assert [each.appears for each in replaced_by("badnet", badnet, before)] == [True, True, True]
+    assert [each.appears for each in replaced_by("blended", blended, before)] == [True, True]
+    kept = rates(badnet["prototype"], badnet["zero"], {"asr": 0.9, "ca": 0.5})
+    assert [each.appears for each in replaced_by("badnet", kept, before)] == [False, False, True]
+
+
+def test_thresholds_must_move_both_rates_and_by_more_than_a_trifle():
+    count = len(SHARES) + 1
+
+    def rates(asr, ca):
+        return [{"asr": asr - asr * k / count, "ca": ca[0] - (ca[0] - ca[1]) * k / count} for k in range(count)]
+
+    assert _falling("badnet", rates(0.96, (0.9, 0.7))).appears
+    assert not _falling("badnet", rates(0.96, (0.960, 0.954))).appears
+    assert not _falling("badnet", rates(0.96, (0.7, 0.9))).appears
+
+
+def test_where_layers_move():
+    assert _moved_late("badnet", [1.0, 2.0, 5.0], [9.0, 1.0, 1.0]).appears
+    assert not _moved_late("badnet", [1.0, 6.0, 5.0], [0.0, 0.0, 0.0]).appears
+    assert _moved_late("blended", [9.0] * 8, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0]).appears
+    assert not _moved_late("blended", [9.0] * 8, [3.0, 3.0, 3.0, 2.0, 2.0, 2.0, 2.0, 2.0]).appears
+
+
+def test_shifts_raise_what_is_left_by_so_much():
+    found = Compared({}, [], {})
+    for data, asr in (("ImageNet", 0.1), ("ImageNet-V2", 0.15), ("ImageNet-R", 0.05)):
+        found.numbers["badnet", data, "Ours"] = {"asr": asr}
+    assert _rises(found, "badnet", "Ours") == pytest.approx({"ImageNet-V2": 0.05, "ImageNet-R": -0.05})
+    assert _rises(found, "badnet", "FT") == {}
+
+
+def test_cbpt_looks_away_more_than_fine_tuned_models_do():
+    maps = {"undefended": looked([0.9]), "CleanCLIP": looked([0.5, 0.3]), "CBPT": looked([0.1, 0.3])}
+    assert _looks_least("badnet", maps)[0].appears
+    assert not _looks_least("badnet", {**maps, "FT": looked([0.1, 0.1])})[0].appears
+    assert _looks_least("badnet", {"CBPT": looked([0.1])}) == []

@@ -12,8 +12,8 @@ from analyses import fits
 from analyses.figures.bench import Bench, Setting
 from analyses.figures.cbpt import cbpt
 from analyses.figures.items import Drawn, Item
+from analyses.figures.rivals import cleanclip, rvpt
 from analyses.figures.runs import run
-from analyses.figures.rvpt import cleanclip, rvpt
 from analyses.figures.rvpt_costs import costs
 from analyses.figures.trainings import Training, missing, passes, train
 from analyses.figures.tuned import compared, seeds, tabled
@@ -88,7 +88,7 @@ def test_a_table_shows_what_is_trained_and_says_what_is_not(trained):
     assert any(line.startswith("BadNet,VPT,ImageNet,ASR,") for line in measured)
     (waiting,) = run([replace(ITEM, name="waiting", attacks=("badnet",), trainings=(seeds(VPT)[1],))], SETTING, folder)
     assert waiting.state == "left out"
-    assert waiting.left_out == {"badnet": "no defense is trained yet (clip-decomp figures waiting --train)"}
+    assert waiting.left_out["badnet"] == "no defense is trained yet (clip-decomp figures waiting --train)"
 
 
 def test_further_trainings_are_not_waited_for(trained):
@@ -122,7 +122,12 @@ def test_what_another_process_trains_is_left_to_it(tmp_path):
 
 def test_sets_and_models_of_other_scales(tmp_path):
     own = replace(SETTING, scale="photographs", models=tmp_path, data=str(tmp_path))
-    assert own.sets == {"ImageNet": str(tmp_path)}
+    assert own.sets == {"ImageNet": str(tmp_path), "CC3M": str(tmp_path)}
+    pairs = replace(own, others=(("CC3M", "pairs.csv"),))
+    assert cleanclip("badnet").fit(pairs, "x").tuned_on == "pairs.csv"
+    assert "--pairs pairs.csv" in pairs.missing("badnet")
+    assert pairs.missing("Caltech-101/badnet") == "its data: --other 'Caltech-101=DATA'"
+    assert pairs.named("ImageNet-A") == "photographs:imagenet-a"
     assert own.model("resnet/badnet") == str(tmp_path / "resnet/badnet")
     for part in "abc":
         (tmp_path / f"{part}-val.parquet").touch()
@@ -165,17 +170,18 @@ def test_time_is_expected_from_what_the_same_device_took(trained, tmp_path, devi
 
 def test_seconds_of_two_kinds_of_device_are_not_compared(tmp_path):
     bench, (attack,) = Bench(SETTING, tmp_path), ("badnet",)
-    for training, seconds in ((rvpt(attack), 3.0), (cleanclip(attack), 4.0)):
+    for training, seconds, count in ((rvpt(attack), 3.0, 5), (cleanclip(attack), 4.0, 5000)):
         fit = bench.fit(training)
-        known = {"fit": asdict(fit), "seconds": seconds, "memory": 2e6, "parameters": 5, "pictures": 7}
+        known = {"fit": asdict(fit), "seconds": seconds, "memory": 1e6 * count, "parameters": count, "pictures": 7}
         write_json(tmp_path / "fits" / fit.file, known)
     drawn = costs(bench, (attack,))
-    assert [each.appears for each in drawn.verdicts] == [True]
+    assert [each.appears for each in drawn.verdicts] == [True, True]
     write_json(tmp_path / "fits" / fit.file, {**known, "device": "NVIDIA H200"})
     drawn = costs(bench, (attack,))
     assert drawn.verdicts == []
-    caption, table = drawn.tables[0]
-    assert caption.endswith("times are not compared.")
+    _, table = drawn.tables[0]
+    assert drawn.text.endswith("times are not compared.")
+    assert {each.measure for each in drawn.measured} == {"tunable parameters (M)", "training samples (K)"}
     assert list(table["device"]) == ["NVIDIA H200", "cpu"]
 
 
