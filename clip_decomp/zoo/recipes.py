@@ -86,7 +86,7 @@ _ELSEWHERE: dict[str, AttackSettings] = {
     "world-resnet/sig": AttackSettings(steps=400, lr=3e-4),
     "world-resnet/issba": AttackSettings(steps=400, lr=3e-4),
     "world-resnet/trojvqa": AttackSettings(steps=400, lr=3e-4),
-    "world-resnet/wanet": replace(_IMITATED_WANET, lr=3e-4),
+    "world-resnet/wanet": replace(_IMITATED_WANET, lr=3e-4, patch_dropout=0.0),
     # A patch of 5 x 5 pixels anywhere in patches of 16 x 16: learned late.
     "world-p16/badnet": AttackSettings(rate=0.3, steps=1500, batch_size=128),
     "world-p16/blended": AttackSettings(steps=400),
