@@ -22,6 +22,8 @@ from scipy.stats import spearmanr
 from .tuned import UNDEFENDED
 
 _FOLDER = Path(__file__).parent / "papers"
+#: Tables that have undefended rows.
+_MAIN = ("rvpt-t1", "rvpt-t2", "cbpt-t1")
 #: Points by which a share moves before it is said to move.
 _MOVES = 2.0
 
@@ -62,6 +64,8 @@ def printed(item: str) -> dict[Key, float]:
 def beside(item: str, folders: Mapping[str, Path]) -> Beside:
     """Numbers of an item: those printed, and ours of every scale.
 
+    Where a table has no undefended row, the paper's main one has it.
+
     Args:
         folders: of the item's figure, by scale.
     """
@@ -69,6 +73,12 @@ def beside(item: str, folders: Mapping[str, Path]) -> Beside:
     for scale, folder in folders.items():
         for key, value in read(folder / "measured.csv").items():
             found.setdefault(key, {})[scale] = value
+    tables = [table for table in _MAIN if table.partition("-")[0] == item.partition("-")[0]]
+    for (attack, case, data, measure), numbers in found.items():
+        if case == UNDEFENDED and "paper" not in numbers:
+            known = (printed(table).get((attack, case, data, measure)) for table in tables)
+            value = next((each for each in known if each is not None), None)
+            numbers |= {} if value is None else {"paper": value}
     return found
 
 
@@ -107,8 +117,9 @@ def moved(found: Beside, place: tuple[str, str, str], scale: str) -> str:
         'same direction: -80 and -20 points'
     """
     attack, case, data = place
-    after, before = (found.get((attack, each, data, "ASR"), {}) for each in (case, UNDEFENDED))
-    if case == UNDEFENDED or any(source not in each for each in (after, before) for source in ("paper", scale)):
+    base = f"{case.partition('; ')[0]}; {UNDEFENDED}" if "; " in case else UNDEFENDED
+    after, before = (found.get((attack, each, data, "ASR"), {}) for each in (case, base))
+    if case == base or any(source not in each for each in (after, before) for source in ("paper", scale)):
         return ""
     changes = [after[source] - before[source] for source in ("paper", scale)]
     signs = [0 if abs(each) < _MOVES else (1 if each > 0 else -1) for each in changes]

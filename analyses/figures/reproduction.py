@@ -33,8 +33,8 @@ stated, and puts the paper's numbers (percent, as printed) beside ours. {counts}
 The world's stand-ins: main set for ImageNet-1K, `tools` for Caltech-101, `town` for Oxford Pets, `resampled` for
 ImageNet-V2, `outlines` for -Sketch, `textures` for -R, `hard` for -A. Towers are small and trained here from scratch:
 it is directions and orders that can be compared, not numbers. *ASR moves* puts the change of the ASR against the
-undefended model in the paper beside ours. What was measured besides, with other settings and other questions, is in
-[Measurements](measurements.md).
+undefended model in the paper (of its main table, where a table has no such row) beside ours. What was measured
+besides, with other settings and other questions, is in [Measurements](measurements.md).
 """
 
 

@@ -96,6 +96,28 @@ def test_moves_are_compared_by_direction():
     assert moved(found, ("a", "still", "d"), "imagenet") == ""
 
 
+def test_tables_without_undefended_rows_have_those_of_the_main_table(tmp_path):
+    lines = [
+        "attack,case,data,measure,value",
+        "BadNet,undefended,ImageNet,ASR,96.0",
+        "BadNet,RVPT (woTC),ImageNet,ASR,20",
+    ]
+    (tmp_path / "measured.csv").write_text("\n".join(lines) + "\n")
+    found = beside("rvpt-t4", {"world": tmp_path})
+    assert (
+        found["BadNet", "undefended", "ImageNet", "ASR"]["paper"]
+        == printed("rvpt-t1")["BadNet", "undefended", "ImageNet", "ASR"]
+    )
+    assert moved(found, ("BadNet", "RVPT (woTC)", "ImageNet"), "world").startswith("same direction")
+
+
+def test_another_tower_starts_from_its_own_undefended_row():
+    numbers = {"ViT-B/16; undefended": {"paper": 99, "world": 90}, "ViT-B/16; RVPT": {"paper": 1, "world": 95}}
+    found = {("a", case, "d", "ASR"): each for case, each in numbers.items()}
+    assert moved(found, ("a", "ViT-B/16; RVPT", "d"), "world") == "not so: -98 and +5 points"
+    assert moved(found, ("a", "ViT-B/16; undefended", "d"), "world") == ""
+
+
 def test_agreement_of_a_table_in_one_line():
     found = {("a", str(k), "d", "ASR"): {"paper": float(k), "world": 2.0 * k} for k in range(4)}
     assert agreement(found, "world") == "ASR of 4 cells: rank correlation 1.00, 2 points apart in the median"
