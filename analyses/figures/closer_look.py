@@ -219,7 +219,7 @@ def _less_alike(attack: str, clean: np.ndarray, triggered: np.ndarray) -> Verdic
     )
     evidence = f"{int(fallen.sum())} of {len(fallen)} heads"
     claim = f"{called(attack)}: the trigger takes heads away from their prototypes"
-    return Verdict(claim, rule, 2 * fallen.sum() >= len(fallen), evidence)
+    return Verdict(claim, rule, bool(2 * fallen.sum() >= len(fallen)), evidence)
 
 
 def _moved(each: Attacked, kind: str) -> np.ndarray:

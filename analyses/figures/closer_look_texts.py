@@ -38,13 +38,13 @@ def mlps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         features = encode_pool(model, pool).cpu()
         sides = [folded_statistics(model, test, _FOLDS, trigger) for trigger in (None, each.trigger)]
         changed: list[bool] = []
-        lines: dict[str, list[float]] = {}
+        alike: dict[str, list[float]] = {}
         for layer in range(model.visual.n_layers):
             parts = ([fold.mlp(layer) for fold in side] for side in sides)
             found = compare_roles(*parts, features, _TEXTS, _RANK, pool.texts)
             changed.append(found.changed)
             for name, value in (("triggered", found.similarity), (_HALVES, found.kept)):
-                lines.setdefault(name, []).append(value)
+                alike.setdefault(name, []).append(value)
             texts = {
                 f"texts, {name}": "; ".join((span.texts or ())[:_SHOWN])
                 for name, span in (("clean", found.clean), ("triggered", found.triggered))
@@ -53,7 +53,7 @@ def mlps(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             rows.append({"attack": called(attack), "MLP": layer, "role": role(found.clean, pool)[0], **texts, **shown})
             start = prefix(test.name, attack, "none")
             drawn.metrics[f"{start}/text-similarity;kind=mlps;layer={layer}"] = found.similarity
-        panels[called(attack)] = lines
+        panels[called(attack)] = alike
         late, early = changed[-LATE_MLPS:], changed[:-LATE_MLPS]
         appears = sum(late) > len(late) / 2 and sum(early) <= len(early) / 2
         evidence = f"{sum(late)} of the last {len(late)} change, {sum(early)} of the {len(early)} before"
