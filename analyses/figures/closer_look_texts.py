@@ -78,7 +78,8 @@ def lines(curves: Mapping[str, Sequence[float]], title: str, axis: str, most: fl
     for name, values in curves.items():
         halves = name.endswith(_HALVES)
         color += not halves
-        style = {"color": COLORS[color % len(COLORS)], "dash": "dot" if halves else None}
+        dash = "dot" if halves else "dash" if color >= len(COLORS) else None  # a second round of colors
+        style = {"color": COLORS[color % len(COLORS)], "dash": dash}
         figure.add_trace(go.Scatter(y=list(values), name=name, mode="lines+markers", line=style, cliponaxis=False))
     figure.update_xaxes(title="layer (index)", dtick=1)
     figure.update_yaxes(title=axis, range=[0, most] if most else None, rangemode="tozero")

@@ -7,18 +7,21 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from filelock import FileLock
 
 from analyses.figures import catalog, closer_look
-from analyses.figures.bench import Bench, Setting
+from analyses.figures.attending import attending
+from analyses.figures.bench import Attacked, Bench, Setting
 from analyses.figures.digest import code_of
 from analyses.figures.dry_run import throughput
 from analyses.figures.items import Drawn, Item, Verdict
 from analyses.figures.page import write
 from analyses.figures.runs import run
-from clip_decomp.errors import SettingError
+from clip_decomp.errors import DataError, SettingError
 from clip_decomp.evaluation.rates import rate
 from clip_decomp.plots.rates import bars
 
@@ -256,3 +259,28 @@ def contents(folder):
         else:
             found[name] = file.read_bytes()
     return found
+
+
+def test_heads_that_attend_to_the_trigger_are_shown_and_ranked_by_how_far_they_move(tmp_path):
+    each = Attacked(SETTING, "badnet")
+    figures, found = attending(each, np.arange(12.0))
+    assert [caption.partition(" picture")[0].rpartition(" ")[2] for caption, _ in figures] == ["clean", "triggered"]
+    assert found.evidence.endswith("of 12 heads")
+    target = each.subject.data.test.class_index(each.subject.target)
+    test = each.subject.data.test
+    only = replace(test, labels=torch.full_like(test.labels, target))
+    each.subject = replace(each.subject, data=replace(each.subject.data, test=only))
+    with pytest.raises(DataError, match="all of 26 test pictures are of the target class"):
+        attending(each, np.arange(12.0))
+
+
+def test_a_figure_that_can_no_longer_be_drawn_is_not_shown(tmp_path, monkeypatch):
+    (item,) = catalog.chosen(["closer-look-f7"])
+    (drawn,) = run([item], SETTING, tmp_path)
+    assert "The pool of texts" in write([item], [drawn], tmp_path).read_text()
+    monkeypatch.setattr(Bench, "refused", lambda bench, attack: "not built (somehow)")
+    (gone,) = run([item], SETTING, tmp_path)
+    assert (gone.state, "all" in gone.left_out, gone.folder.exists()) == ("left out", True, True)
+    page = write([item], [gone], tmp_path).read_text()
+    assert "The pool of texts: badnet, not built (somehow)." in page
+    assert "0 figures and tables" in page

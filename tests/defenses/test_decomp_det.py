@@ -1,5 +1,7 @@
 """Decomp-Det and its measurement against cases with known answers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -62,5 +64,8 @@ def test_detection_is_reported_against_all_and_against_the_target_class():
     assert found.auroc.value == pytest.approx((4 * 4 + 4 * 2 * 0.5) / 24)
     assert found.auroc_target.value == 0.5
     assert set(found.metrics("x")) >= {"x/auroc", "x/auroc-target"}
+    foreign = replace(data, labels=torch.ones(6, dtype=torch.long))
+    alone = detect(_Brightness(), model, foreign, BadNet())
+    assert (alone.auroc_target, list(alone.areas)) == (None, ["auroc"])  # no picture of the target class
     with pytest.raises(ClipDecompError, match="banana"):
         detect(_Brightness(), model, data, BadNet(), target="banana")

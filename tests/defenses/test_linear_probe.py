@@ -5,7 +5,7 @@ import torch
 
 from clip_decomp.data.sets import ImageSet, TensorSource
 from clip_decomp.errors import DataError, ModelError, SettingError
-from clip_decomp.evaluation import evaluate
+from clip_decomp.evaluation import evaluate, scorer
 from clip_decomp.model import HookedCLIP
 from defenses import LinearProbe
 
@@ -73,6 +73,15 @@ def test_bad_settings_and_data_are_named(model, data):
     other = ImageSet("other", ("key", *NAMES[1:]), LABELS, data.source)
     with pytest.raises(DataError, match="fitted to other classes"):
         evaluate(LinearProbe(shots=1, epochs=1).fit(model, data), other)
+
+
+def test_a_probe_of_more_classes_chooses_among_those_that_are_asked_for(model, data):
+    probe = LinearProbe(shots=2, epochs=2).fit(model, data)
+    kept = [place for place, name in enumerate(NAMES) if name != NAMES[0]][::-1]  # in another order, too
+    names = tuple(NAMES[place] for place in kept)
+    scores = scorer(probe, names, data.templates)(torch.rand(2, 3, 32, 32, generator=torch.manual_seed(0)))
+    whole = scorer(probe, NAMES, data.templates)(torch.rand(2, 3, 32, 32, generator=torch.manual_seed(0)))
+    assert torch.equal(scores, whole[:, kept])
 
 
 def test_a_probe_is_kept_and_refuses_another_tower(model, data, make_clip, tmp_path):
