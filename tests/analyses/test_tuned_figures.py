@@ -62,7 +62,7 @@ def test_tables_have_the_papers_cases(folder):
     place, claims = draw("rvpt-t1", folder)
     lines = (place / "measured.csv").read_text().splitlines()
     cases = {line.split(",")[1] for line in lines[1:]}
-    assert cases == {"undefended", "CleanCLIP", "Linear Probe", "RVPT"}
+    assert cases == {"undefended", "CleanCLIP", "Linear Probe", "RVPT", "CLIP before poisoning"}
     assert claims == ["BadNet: RVPT takes the backdoor out", "BadNet: RVPT leaves the least of the attack"]
     table = (place / "table-1.csv").read_text().splitlines()
     assert table[0] == "attack,defense,ASR,clean accuracy,± ASR,± CA,seeds"
@@ -71,7 +71,7 @@ def test_tables_have_the_papers_cases(folder):
 
 @pytest.mark.parametrize(
     ("name", "claims"),
-    [("rvpt-t3", 1), ("rvpt-t6", 4), ("rvpt-f5", 1), ("rvpt-f6", 2), ("rvpt-t7", 1), ("rvpt-f1", 2), ("cbpt-f4", 1)],
+    [("rvpt-t3", 2), ("rvpt-t6", 8), ("rvpt-f5", 1), ("rvpt-f1", 2), ("rvpt-f6", 2), ("rvpt-t7", 2), ("cbpt-f4", 2)],
 )
 def test_items_share_trainings_and_decide(folder, name, claims):
     place, found = draw(name, folder)
