@@ -151,7 +151,10 @@ def replacements(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             numbers = {"asr": swept.attack_success_rate[-1], "ca": swept.clean_accuracy[-1]}
             rows.append(row(attack, case, numbers))
             drawn.put(attack, case, own(attack), **numbers)
-        drawn.verdicts += replaced_by(attack, found, bench.defenses(attack, ())["none"])
+        before = bench.defenses(attack, ())["none"]
+        rows.append(row(attack, UNDEFENDED, before))
+        drawn.put(attack, UNDEFENDED, own(attack), asr=before["asr"], ca=before["ca"])
+        drawn.verdicts += replaced_by(attack, found, before)
     drawn.tables.append((_COUNTED.format(bench.setting.images), pd.DataFrame(rows)))
     return drawn
 

@@ -23,7 +23,7 @@ from .tuned import UNDEFENDED
 
 _FOLDER = Path(__file__).parent / "papers"
 #: Tables that have undefended rows.
-_MAIN = ("rvpt-t1", "rvpt-t2", "cbpt-t1")
+_MAIN = ("closer-look-t1", "closer-look-t4", "rvpt-t1", "rvpt-t2", "cbpt-t1")
 #: Points by which a share moves before it is said to move.
 _MOVES = 2.0
 
@@ -73,7 +73,7 @@ def beside(item: str, folders: Mapping[str, Path]) -> Beside:
     for scale, folder in folders.items():
         for key, value in read(folder / "measured.csv").items():
             found.setdefault(key, {})[scale] = value
-    tables = [table for table in _MAIN if table.partition("-")[0] == item.partition("-")[0]]
+    tables = [table for table in _MAIN if table.rpartition("-")[0] == item.rpartition("-")[0]]
     for (attack, case, data, measure), numbers in found.items():
         if case == UNDEFENDED and "paper" not in numbers:
             known = (printed(table).get((attack, case, data, measure)) for table in tables)
