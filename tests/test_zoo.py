@@ -140,3 +140,9 @@ def test_unknown_names_list_what_there_is():
         zoo.path("world/missing")
     with pytest.raises(ModelError, match="recipe"):
         zoo.build("world/missing", None)
+
+
+def test_recipes_of_the_resnet_ask_for_nothing_that_it_cannot_do():
+    found = [each.settings for name, each in RECIPES.items() if name.startswith("world-resnet/") and each.settings]
+    assert len(found) == 8
+    assert {(each.patch_dropout, getattr(each, "sharpen", 1.0)) for each in found} == {(0.0, 1.0)}

@@ -118,11 +118,14 @@ class Setting:
         """Where the pictures of an attack's model are: the data that its family aims at, or the main ones."""
         return self.data if self.models is None else self.sets.get(attack.rpartition("/")[0], self.data)
 
+    def lacking(self, attack: str) -> str | None:
+        """How to name the data that an attack's model aims at, where the scale has none; None if it has."""
+        family = attack.rpartition("/")[0]
+        return f"--other '{family}=DATA'" if family in _AIMED and family not in self.sets else None
+
     def missing(self, attack: str) -> str | None:
-        """How to get a model that is not there, or the data that it aims at; None if both are."""
-        name, family = self.model(attack), attack.rpartition("/")[0]
-        if family in _AIMED and family not in self.sets:
-            return f"its data: --other '{family}=DATA'"
+        """How to get a model that is not there; None if it is."""
+        name = self.model(attack)
         if self.models is None:
             return None if shelf.available(name) else f"clip-decomp zoo build {name}"
         return None if Path(name).exists() else self._made_by(attack)
@@ -222,7 +225,7 @@ class Bench:
 
     def fit(self, training: Training) -> Fit | None:
         """A training as it is kept on disk; None without a model that opens, or without its data."""
-        if self.setting.missing(training.attack) is not None:
+        if self.setting.missing(training.attack) is not None or self.setting.lacking(training.attack) is not None:
             return None
         if training.attack not in self._towers:
             try:
@@ -253,7 +256,9 @@ class Bench:
 
     def refused(self, attack: str) -> str | None:
         """Why nothing is drawn from an attack: its model is missing or does not open, or the attack did not take."""
-        missing = self.setting.missing(attack)
+        missing, lacking = self.setting.missing(attack), self.setting.lacking(attack)
+        if lacking is not None:
+            return f"no data ({lacking})"
         if missing is not None:
             return f"not built ({missing})"
         try:

@@ -7,13 +7,14 @@ the paper's settings and the budget that is usual here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from statistics import mean
 from typing import Any
 
 from clip_decomp import plots
 
-from .bench import Bench
+from .bench import PAIRS, Bench
 from .items import Drawn, Item, Measured, Verdict, called
 from .rivals import CLEAN_PAIRS, one
 from .trainings import SHIFTS, Training
@@ -33,11 +34,11 @@ _SWEEP_SHOTS = 4
 _DEFAULT = {"length": 4, "shots": 16, "inversion_positives": "farthest", "position": "end"}
 
 
-_NOTE = (
+NOTE = (
     "Below the imagenet scale: learning rate 0.02, 10 epochs, 2 of them warm-up, noise of at most 0.7 (the paper: "
     f"0.002, 20 and 5; its budget is lost), and {_SWEEP_SHOTS} shots in tables 2 and 3. CBPT itself has three seeds on "
     "the ResNet of BadNet, Blended and BadCLIP; everything else has one. FT and CleanCLIP see 5,000 clean pairs twice "
-    "there."
+    "there, by settings for tiny CLIPs, and at the imagenet scale what RVPT's CleanCLIP sees."
 )
 
 
@@ -67,7 +68,7 @@ def _swept(attack: str, **changes: Any) -> Training:
 
 
 def _fine_tuned(attack: str, defense: str) -> Training:
-    return replace(cbpt(attack), defense=defense, **CLEAN_PAIRS)
+    return replace(cbpt(attack), defense=defense, tuned_on=PAIRS, **CLEAN_PAIRS)
 
 
 def _seeded(attack: str) -> tuple[Training, ...]:
@@ -162,13 +163,9 @@ def across_domains(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Figure 6: tested on shifted pictures."""
     found = compared(bench, attacks, MAIN, ("ImageNet", *SHIFTS))
     drawn = _table(bench, "Tuned on the main set.", found)
+    drawn.measured += _increases(found, [attack for attack in attacks if attack in _THREE_SEEDS])
     for attack in attacks:
         rises = {case: _rises(found, attack, case) for case in MAIN}
-        for case, by_data in rises.items():
-            drawn.measured += [
-                Measured(_named(called(attack)), case, data, "ASR increase", 100 * rise)
-                for data, rise in by_data.items()
-            ]
         own = rises.pop("Ours")
         if not own:  # not trained, or photographs of one kind
             continue
@@ -186,6 +183,17 @@ def across_domains(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             evidence = ", ".join(f"{case} {100 * rise:+.1f}" for case, rise in told.items())
             drawn.verdicts.append(Verdict(claim, rule, told["CBPT"] <= min(others.values()), evidence))
     return drawn
+
+
+def _increases(found: Compared, attacks: Sequence[str]) -> list[Measured]:
+    """Rises of the ASR in the mean over attacks; the paper does not say of which attack its numbers are."""
+    by_case = {case: [_rises(found, attack, case) for attack in attacks] for case in MAIN}
+    return [
+        Measured("", case, data, "ASR increase", 100 * mean(rises[data] for rises in every if data in rises))
+        for case, every in by_case.items()
+        for data in SHIFTS
+        if any(data in rises for rises in every)
+    ]
 
 
 def _rises(found: Compared, attack: str, case: str) -> dict[str, float]:
@@ -207,7 +215,7 @@ def _told(left: dict[str, float]) -> str:
 def _item(name: str, title: str, draw: Callable[..., Drawn], attacks: tuple[str, ...], cases: Cases) -> Item:
     kind = "figure" if name.startswith("f") else "table"
     source, fits = f"Kong et al. 2025, {kind} {name[1:]}", every(cases, attacks)
-    return Item(f"cbpt-{name}", title, source, attacks, draw, fits, note=_NOTE)
+    return Item(f"cbpt-{name}", title, source, attacks, draw, fits, note=NOTE)
 
 
 ITEMS = (

@@ -21,7 +21,7 @@ from defenses import CBPT
 
 from ..cams import OnTrigger, looks, on_trigger
 from .bench import Bench
-from .cbpt import ATTACKS, MAIN
+from .cbpt import ATTACKS, MAIN, NOTE
 from .items import Drawn, Item, Verdict, called
 from .tuned import every
 
@@ -114,15 +114,21 @@ def _looks_away(attack: str, undefended: OnTrigger, defended: OnTrigger) -> list
 
 
 def _looks_least(attack: str, found: Mapping[str, OnTrigger]) -> list[Verdict]:
-    """CBPT beside what fine-tunes, by the mean share of maps that are not zero; decided as :func:`_looks_away` is."""
-    there = {name: each for name, each in found.items() if len(each.share)}
-    rivals = {name: float(each.share.mean()) for name, each in there.items() if name not in ("undefended", "CBPT")}
-    if not rivals or "CBPT" not in there or there["CBPT"].chance.mean() > 0.5:
+    """CBPT beside what fine-tunes, of pictures that have a map under each; none where :func:`_looks_away` has none."""
+    defended = {name: each for name, each in found.items() if name != "undefended"}
+    every = torch.stack([each.there for each in defended.values()]).all(0)
+    if len(defended) < 2 or "CBPT" not in defended or every.float().mean() < 0.5:
         return []
-    own = float(there["CBPT"].share.mean())
-    rule = "under no other defense a smaller share of the maps' mass lies on the trigger"
+    if defended["CBPT"].chance.mean() > 0.5:
+        return []
+    shares = {name: float(each.share[every[each.there]].mean()) for name, each in defended.items()}
+    own, rivals = shares["CBPT"], {name: share for name, share in shares.items() if name != "CBPT"}
+    rule = (
+        "under no other defense a smaller share of the maps' mass lies on the trigger, of pictures that have a map "
+        "under each; decided where half of the pictures have and the trigger takes up at most half of a map"
+    )
     claim = f"{called(attack)}: CBPT looks less at the trigger than fine-tuned models"
-    told = ", ".join(f"{name} {share:.1%}" for name, share in {"CBPT": own, **rivals}.items())
+    told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
     return [Verdict(claim, rule, own <= min(rivals.values()), told)]
 
 
@@ -158,5 +164,5 @@ def embeddings(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
 
 ITEMS = (
     Item("cbpt-f2", "t-SNE of the backdoored model", "Kong et al. 2025, figure 2", ATTACKS, embeddings),
-    Item("cbpt-f4", "Grad-CAM", "Kong et al. 2025, figure 4", ATTACKS, cams, every(MAIN, ATTACKS)),
+    Item("cbpt-f4", "Grad-CAM", "Kong et al. 2025, figure 4", ATTACKS, cams, every(MAIN, ATTACKS), note=NOTE),
 )

@@ -6,6 +6,8 @@ from statistics import mean
 
 import pandas as pd
 
+from clip_decomp.errors import DataError
+
 from .bench import FEW, Bench
 from .closer_look_defenses import OTHERS, PATCHES, REPAIRED, keyed
 from .items import Drawn, Item, Verdict, called
@@ -31,10 +33,12 @@ def detectors(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Table 2: AUROC of Decomp-Det beside its rivals."""
     drawn, rows = Drawn("AUROC against all clean pictures, and against those of the target class."), []
     areas: dict[str, dict[str, float]] = {}
+    seldom: list[str] = []
     for attack in attacks:
         each, found = bench[attack], bench.defenses(attack, ("decomp-det", *_RIVALS), few=True)
         if not found.keys() >= _SCORES.keys():  # of so few pictures the attack takes too seldom
-            drawn.text += f" {called(attack)} is left out: of {FEW} pictures its ASR is {found['none']['asr']:.1%}."
+            few = min(FEW, bench.setting.images)
+            seldom.append(f"{called(attack)} is left out: of {few} pictures its ASR is {found['none']['asr']:.1%}.")
             continue
         for name, shown in _SCORES.items():
             area = {key: found[name][key] for key in ("auroc", "auroc-target") if key in found[name]}
@@ -49,6 +53,9 @@ def detectors(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
             count, rivals = areas[attack][_COUNT], [areas[attack][name] for name in _RIVALS]
             claim, evidence = f"{called(attack)}: Decomp-Det is ahead", f"{count:.4f}, best rival {max(rivals):.4f}"
             drawn.verdicts.append(Verdict(claim, _BEST, count >= max(rivals), evidence))
+    if not areas:
+        raise DataError(" ".join(seldom))
+    drawn.text = " ".join([drawn.text, *seldom])
     if areas.keys() >= set(_CLAIMED):
         for name, case in _PAPERS.items():
             drawn.put("mean", case, "", auroc=mean(areas[attack][name] for attack in _CLAIMED))

@@ -4,7 +4,7 @@ Hours follow from passes through ViT-B/32, the papers' tower. A pass is timed on
 of training is taken for three forward passes, one of RVPT's for the prompted part of the tower, forward and backward.
 
 Limits: the pictures' decoding is not timed, nor the ResNet that CBPT's tables use, which is taken for the same tower;
-ViT-B/16 is taken for four of ViT-B/32. Models without a backdoor are published ones.
+ViT-B/16 is taken for four of ViT-B/32. Models without a backdoor are taken to be published ones, not trained.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def estimate(items: Sequence[Item], data: str | None, device: str) -> Iterator[s
         yield f"  --data {data}: {'there' if Path(data.partition('=')[2] or data).exists() else 'not there'}"
     yield f"  {_POISONED:,} pairs of CC3M for each attack: --pairs FILE.csv or shards of a WebDataset"
     yield f"  the same for what is fine-tuned: --other {PAIRS}=FILE.csv"
+    yield f"Models without a backdoor, published ones: {', '.join(_plain(items))} in --models"
     costs = [_attack(each) for each in _models(items)] + [_training(each) for each in _trainings(items)]
     costs += [Cost(f"drawing {item.name}", _drawing(item)) for item in items]
     yield f"Hours at that rate, {sum(each.passes for each in costs) / rate / 3600:,.1f} in all:"
@@ -107,6 +108,14 @@ def _models(items: Sequence[Item]) -> list[str]:
     """Attacked models; those that are not are published ones."""
     every = dict.fromkeys(model for item in items for model in models_of(item))
     return [model for model in every if not model.endswith("clean")]
+
+
+def _plain(items: Sequence[Item]) -> list[str]:
+    """What attacks start from, tower by tower, and what figures show beside them."""
+    towers = (model.partition("/")[0] for model in _models(items) if "/" in model)
+    bases = [f"{tower}/clean" for tower in towers if tower not in _SIZES]
+    shown = [model for item in items for model in item.models if model.endswith("clean")]
+    return list(dict.fromkeys(["clean", *bases, *shown]))
 
 
 def _trainings(items: Sequence[Item]) -> list[Training]:

@@ -161,5 +161,5 @@ def _section(item: Item, folders: Mapping[str, Path]) -> str:
     elif drawn:
         lines.append("\nThe paper prints no numbers of this.\n")
     if len(frame) and not len(printed(item.name)):
-        lines.append("The paper prints no numbers of this: what is shown is ours.\n")
+        lines.append("The paper prints no numbers of this; those of undefended models are of its main table.\n")
     return "\n".join(lines)

@@ -145,9 +145,11 @@ def missing(items: Sequence[Item], bench: Bench) -> list[Missing]:
     setting, found = bench.setting, []
     names = list(dict.fromkeys(model for item in items for model in models_of(item)))
     for model in names:
-        how = setting.missing(model)
-        if how is not None:
-            waiting = tuple(item.name for item in items if model in models_of(item))
+        how, lacking = setting.missing(model), setting.lacking(model)
+        waiting = tuple(item.name for item in items if model in models_of(item))
+        if lacking is not None:
+            found.append(Missing(f"data of {setting.model(model)}", 0.0, waiting, lacking))
+        elif how is not None:
             found.append(Missing(f"model {setting.model(model)}", _build_minutes(setting.model(model)), waiting, how))
     for training, waiting in _waiting(items, setting.scale).items():
         if bench.possible(training) and bench.known(training) is None:

@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 
 from analyses.figures import catalog, closer_look
-from analyses.figures.attending import attending
+from analyses.figures.attending import attending, seen
 from analyses.figures.bench import Attacked, Bench, Setting
 from analyses.figures.digest import code_of
 from analyses.figures.dry_run import throughput
@@ -266,6 +266,12 @@ def test_heads_that_attend_to_the_trigger_are_shown_and_ranked_by_how_far_they_m
     figures, found = attending(each, np.arange(12.0))
     assert [caption.partition(" picture")[0].rpartition(" ")[2] for caption, _ in figures] == ["clean", "triggered"]
     assert found.evidence.endswith("of 12 heads")
+    order = np.empty(12)
+    order[seen(each)[1].argsort().numpy()] = np.arange(12.0)  # as they take from the trigger
+    assert attending(each, order)[1].evidence == "1.00 of 12 heads"
+    assert attending(each, order)[1].appears
+    assert attending(each, -order)[1].evidence == "-1.00 of 12 heads"
+    assert not attending(each, -order)[1].appears
     target = each.subject.data.test.class_index(each.subject.target)
     test = each.subject.data.test
     only = replace(test, labels=torch.full_like(test.labels, target))

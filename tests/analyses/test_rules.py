@@ -187,7 +187,9 @@ def test_shifts_raise_what_is_left_by_so_much():
 
 
 def test_cbpt_looks_away_more_than_fine_tuned_models_do():
-    maps = {"undefended": looked([0.9]), "CleanCLIP": looked([0.5, 0.3]), "CBPT": looked([0.1, 0.3])}
+    maps = {"undefended": looked([0.9, 0.9]), "CleanCLIP": looked([0.5, 0.3]), "CBPT": looked([0.1, 0.3])}
     assert _looks_least("badnet", maps)[0].appears
     assert not _looks_least("badnet", {**maps, "FT": looked([0.1, 0.1])})[0].appears
     assert _looks_least("badnet", {"CBPT": looked([0.1])}) == []
+    few = {**maps, "FT": looked([0.5, 0.3], there=[False, False])}
+    assert _looks_least("badnet", few) == []  # no picture has a map under each

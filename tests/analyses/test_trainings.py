@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from analyses import fits
 from analyses.figures.bench import Bench, Setting
-from analyses.figures.cbpt import cbpt
+from analyses.figures.cbpt import MAIN, cbpt
 from analyses.figures.items import Drawn, Item
 from analyses.figures.rivals import cleanclip, rvpt
 from analyses.figures.runs import run
@@ -126,7 +126,16 @@ def test_sets_and_models_of_other_scales(tmp_path):
     pairs = replace(own, others=(("CC3M", "pairs.csv"),))
     assert cleanclip("badnet").fit(pairs, "x").tuned_on == "pairs.csv"
     assert "--pairs pairs.csv" in pairs.missing("badnet")
-    assert pairs.missing("Caltech-101/badnet") == "its data: --other 'Caltech-101=DATA'"
+    (fine_tuned,) = MAIN["FT"]("resnet/badnet")
+    assert fine_tuned.fit(pairs, "x").tuned_on == "pairs.csv"
+    assert pairs.lacking("Caltech-101/badnet") == "--other 'Caltech-101=DATA'"
+    assert pairs.lacking("resnet/badnet") is None
+    there = Bench(pairs, tmp_path / "measured")
+    assert there.refused("Caltech-101/badnet") == "no data (--other 'Caltech-101=DATA')"
+    item = replace(ITEM, attacks=("Caltech-101/badnet",), trainings=())
+    assert [(each.what, each.minutes) for each in missing([item], there)] == [
+        (f"data of {tmp_path}/Caltech-101/badnet", 0.0)
+    ]
     assert pairs.named("ImageNet-A") == "photographs:imagenet-a"
     assert own.model("resnet/badnet") == str(tmp_path / "resnet/badnet")
     for part in "abc":
