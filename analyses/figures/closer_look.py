@@ -118,11 +118,9 @@ def layers(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         drawn.verdicts += _decided(bench, attack, 2, _SECOND)
         drawn.verdicts.append(_moved_late(attack, moved["heads of a layer"], moved["MLP"]))
     for kind, values in curves.items():
-        caption = (
-            f"How far the trigger moves each layer's {kind.removesuffix(' of a layer')}, at most {{}} test pictures."
-        )
-        figure = lines(values, f"MMD by layer: {kind.removesuffix(' of a layer')}", "squared MMD x 1000")
-        drawn.figures.append((caption.format(bench.setting.images), figure))
+        part = kind.removesuffix(" of a layer")
+        caption = f"How far the trigger moves each layer's {part}, at most {bench.setting.images} test pictures."
+        drawn.figures.append((caption, lines(values, f"MMD by layer: {part}", "squared MMD x 1000")))
     drawn.tables.append(("Squared MMD x 1000 by layer, clean against triggered.", pd.DataFrame(rows)))
     return drawn
 

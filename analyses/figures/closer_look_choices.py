@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import get_args
@@ -85,22 +84,22 @@ def choices(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         each = bench[attack]
         seeds = [bench.setting.seed + k for k in range(_SEEDS)]
         fixed = quarters(each.subject.model.visual.n_heads)
-        selected, random = "Decomp-Rep", "Random AHs"
+        selected, random, counted = "Decomp-Rep", "Random AHs", [[head + 1 for head in heads] for heads in fixed]
         rivals = {
             selected: [DecompRep()],
-            **{f"Fixed {[head + 1 for head in heads]}": [DecompRep(heads=heads)] for heads in fixed},
+            **{f"Fixed {numbers}": [DecompRep(heads=heads)] for numbers, heads in zip(counted, fixed, strict=True)},
             random: [DecompRep(heads=len(fixed[0]), seed=seed) for seed in seeds],
         }
+        keys = {selected: "selected", random: "random"}
+        keys |= {f"Fixed {numbers}": "-".join(map(str, numbers)) for numbers in counted}
         found = {case: _averaged(each, repairs) for case, repairs in rivals.items()}
         before = bench.defenses(attack, ())["none"]
         rows += [row(attack, case, numbers) for case, numbers in {UNDEFENDED: before, **found}.items()]
         for case, numbers in {UNDEFENDED: before, "Base-Decomp": before, **found}.items():
             drawn.put(attack, case, own(attack), asr=numbers["asr"], ca=numbers["ca"])
         drawn.put(attack, "Original Clean", own(attack), ca=before["ca"])
-        keys = {selected: "selected", random: "random"}
         for case, numbers in found.items():
-            heads = keys.get(case) or "-".join(re.findall(r"\d+", case))
-            drawn.metrics |= keyed(each, f"decomp-rep;heads={heads}", numbers)
+            drawn.metrics |= keyed(each, f"decomp-rep;heads={keys[case]}", numbers)
         assert each.subject.trigger is not None
         rates = reverse_rates(rivals[selected][0], each.subject.data.test, each.subject.trigger, each.subject.target)
         back = {"asr": rates[0].value, "ca": rates[1].value}

@@ -17,9 +17,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from scipy.stats import spearmanr
-
-from .tuned import UNDEFENDED
+from .tuned import UNDEFENDED, ranked
 
 _FOLDER = Path(__file__).parent / "papers"
 #: Tables that have undefended rows.
@@ -138,7 +136,7 @@ def agreement(found: Beside, scale: str) -> str:
         ]
         if len(both) < 3 or any(len(set(side)) < 2 for side in zip(*both, strict=True)):
             continue
-        rank = float(spearmanr(both).statistic)
+        rank = ranked(*zip(*both, strict=True))
         apart = sorted(abs(paper - own) for paper, own in both)[len(both) // 2]
         unit = "" if measure == "AUROC" else " points"
         said.append(

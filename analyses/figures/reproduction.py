@@ -113,18 +113,16 @@ def _runs(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence[s
     """A row for all items of a scale that were drawn alike."""
     table: dict[tuple[str, ...], dict[str, Any]] = {}
     for scale in scales:
-        files = {item.name: folders[scale] / item.name / "results.json" for item in items}
-        for name, file in files.items():
+        for file in (folders[scale] / item.name / "results.json" for item in items):
             if file.exists():
                 results = json.loads(file.read_text())
                 known = facts(results)
                 shown = {"scale": scale, "pictures": known["Pictures"], "seed": known["Seed"]}
-                row = table.setdefault((*shown.values(), known["Versions"]), {**shown, "items": [], "seconds": 0.0})
-                row |= {"items": [*row["items"], name], "seconds": row["seconds"] + results["seconds"]}
+                row = table.setdefault((*shown.values(), known["Versions"]), {**shown, "items": 0, "seconds": 0.0})
+                row |= {"items": row["items"] + 1, "seconds": row["seconds"] + results["seconds"]}
                 row["versions"] = known["Versions"]
-    names = {"seconds": "drawn in (s)"}
-    rows_ = [{**row, "items": len(row["items"]), "seconds": f"{row['seconds']:.0f}"} for row in table.values()]
-    return markdown(pd.DataFrame(rows_).rename(columns=names))
+    shown_rows = [{**row, "seconds": f"{row['seconds']:.0f}"} for row in table.values()]
+    return markdown(pd.DataFrame(shown_rows).rename(columns={"seconds": "drawn in (s)"}))
 
 
 def _claims(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence[str]) -> pd.DataFrame:

@@ -138,13 +138,17 @@ def counted(bench: Bench) -> str:
     return f"Shares of at most {bench.setting.images} test pictures; ± is a standard deviation over seeds."
 
 
+def _on(data: str) -> str:
+    """The end of a claim about another set than the main one."""
+    return "" if data == "ImageNet" else f" on {data}"
+
+
 def works(attack: str, data: str, name: str, before: dict[str, float], after: dict[str, float]) -> Verdict:
     """Whether a defense takes a backdoor out without costing accuracy."""
-    place = "" if data == "ImageNet" else f" on {data}"
     appears = after["asr"] <= LITTLE and after["ca"] >= before["ca"] - COST
     changes = (f"{word} {before[key]:.1%} to {after[key]:.1%}" for word, key in (("ASR", "asr"), ("accuracy", "ca")))
     rule = f"an ASR of at most {LITTLE:.0%} is left, and clean accuracy falls by at most {COST:.0%}"
-    return Verdict(f"{called(attack)}: {name} takes the backdoor out{place}", rule, appears, ", ".join(changes))
+    return Verdict(f"{called(attack)}: {name} takes the backdoor out{_on(data)}", rule, appears, ", ".join(changes))
 
 
 def halves(attack: str, data: str, name: str, before: dict[str, float], after: dict[str, float]) -> Verdict:
@@ -180,9 +184,8 @@ def leaves_least(
     if not rivals or own is None:
         return []
     best = min(rivals, key=lambda other: rivals[other])
-    place = "" if data == "ImageNet" else f" on {data}"
     rule = "no other defense that was measured leaves less of the ASR"
-    claim = f"{called(attack)}: {name or case} leaves the least of the attack{place}"
+    claim = f"{called(attack)}: {name or case} leaves the least of the attack{_on(data)}"
     return [Verdict(claim, rule, own <= rivals[best], f"{own:.1%}, {best} {rivals[best]:.1%}")]
 
 
