@@ -15,7 +15,6 @@ Example:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from .contributions import decompositions
 from .convention import EXACT, Convention, convention
 from .data.sets import BATCH_SIZE, ImageSet
 from .decomposition import Decomposition
+from .drafts import drafted
 from .errors import DataError, SettingError
 from .model import HookedCLIP
 
@@ -149,10 +149,8 @@ class Statistics:
     def save(self, file: Path) -> Path:
         """Write one safetensors file, all of it or nothing."""
         tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_name(file.name + ".tmp")
-        save_file(tensors, scratch, {"count": str(self.count), "convention": self.convention.name})
-        os.replace(scratch, file)
+        with drafted(file) as draft:
+            save_file(tensors, draft, {"count": str(self.count), "convention": self.convention.name})
         return file
 
     @classmethod

@@ -11,12 +11,13 @@ Example:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from .drafts import drafted
 
 _PACKAGES = ("clip-decomp", "torch", "torchvision", "open_clip_torch", "transformer-lens", "numpy", "scikit-learn")
 
@@ -53,10 +54,8 @@ class Results:
 
 def write_json(file: Path, content: Mapping[str, Any]) -> Path:
     """Write JSON so that an interrupt never leaves half a file, and no other process sees one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    scratch.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(scratch, file)
+    with drafted(file) as draft:
+        draft.write_text(json.dumps(content, indent=1) + "\n")
     return file
 
 

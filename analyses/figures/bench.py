@@ -30,6 +30,7 @@ from .. import fits
 from ..filtering import defended, kinds
 from ..filtering import run as measured
 from ..fits import Fit
+from ..recalling import Recalling
 
 if TYPE_CHECKING:
     from .trainings import Training
@@ -155,6 +156,11 @@ class Attacked:
         each = self.setting
         data = each.data_of(self.attack)
         return open_subject(each.model(self.attack), data, None, None, each.images, each.seed, each.device)
+
+    @cached_property
+    def recalling(self) -> Recalling:
+        """The model, for repairs that share their decompositions."""
+        return Recalling(self.subject.model)
 
     @cached_property
     def held_out(self) -> ImageSet:

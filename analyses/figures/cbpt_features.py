@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clip_decomp import plots
@@ -101,7 +101,7 @@ def _grid(
 def _looks_away(attack: str, undefended: OnTrigger, defended: OnTrigger) -> list[Verdict]:
     """Of pictures that have a map both times; none where a map cannot but lie on the trigger, or few have one."""
     both = undefended.there & defended.there
-    if both.float().mean() < 0.5 or undefended.chance.mean() > 0.5:
+    if not _telling(both, undefended):
         return []
     before, after = (float(each.share[both[each.there]].mean()) for each in (undefended, defended))
     rule = (
@@ -113,13 +113,16 @@ def _looks_away(attack: str, undefended: OnTrigger, defended: OnTrigger) -> list
     return [Verdict(claim, rule, after < before, evidence)]
 
 
+def _telling(there: Bool[Tensor, " image"], each: OnTrigger) -> bool:
+    """Whether half of the pictures have maps, and the trigger takes up at most half of one."""
+    return bool(there.float().mean() >= 0.5 and each.chance.mean() <= 0.5)
+
+
 def _looks_least(attack: str, found: Mapping[str, OnTrigger]) -> list[Verdict]:
     """CBPT beside what fine-tunes, of pictures that have a map under each; none where :func:`_looks_away` has none."""
     defended = {name: each for name, each in found.items() if name != "undefended"}
     every = torch.stack([each.there for each in defended.values()]).all(0)
-    if len(defended) < 2 or "CBPT" not in defended or every.float().mean() < 0.5:
-        return []
-    if defended["CBPT"].chance.mean() > 0.5:
+    if len(defended) < 2 or "CBPT" not in defended or not _telling(every, defended["CBPT"]):
         return []
     shares = {name: float(each.share[every[each.there]].mean()) for name, each in defended.items()}
     own, rivals = shares["CBPT"], {name: share for name, share in shares.items() if name != "CBPT"}

@@ -20,7 +20,7 @@ from .bench import Attacked, Bench
 from .closer_look_defenses import OTHERS, PATCHES, REPAIRED, components, keyed, row
 from .items import Drawn, Item, Verdict, called
 from .rivals import own
-from .tuned import CLEAR, COST, UNDEFENDED, ranked
+from .tuned import BELOW, CLEAR, COST, UNDEFENDED, ranked
 
 _REPLACING = ("badnet", "blended", "label-consistent", "issba", "badclip")
 #: Seeds of what is random in tables 3 and 5.
@@ -36,7 +36,7 @@ _REPLACED = {"prototype": "Decomp-Rep", "zero": "w Abandon", "random": "w Random
 
 def carried(back: Mapping[str, float], accuracy: float) -> bool:
     """What the rule of table 3's reverse asks; ``accuracy`` is that of clean pictures as they are."""
-    return back["asr"] >= 0.1 and back["ca"] < accuracy
+    return back["asr"] >= 0.1 and back["ca"] <= accuracy - BELOW
 
 
 def thresholds(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
@@ -113,7 +113,7 @@ def choices(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         drawn.verdicts.append(Verdict(f"{called(attack)}: heads must be selected", rule, appears, f"ASR left: {told}"))
         rule = (
             "clean pictures with heads of their triggered copies are given the target in a tenth of the cases or more, "
-            "and clean accuracy falls"
+            "and clean accuracy falls by two points or more"
         )
         claim = f"{called(attack)}: selected heads carry the attack into clean pictures"
         evidence = f"{back['asr']:.1%}; accuracy {before['ca']:.1%} to {back['ca']:.1%}"
@@ -124,7 +124,7 @@ def choices(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
 
 def _averaged(each: Attacked, repairs: Sequence[DecompRep]) -> dict[str, float]:
     """Means over repairs that differ in their seed, and their standard deviations where there are several."""
-    found = [each.defended(repair.fit(each.subject.model, each.held_out)) for repair in repairs]
+    found = [each.defended(repair.fit(each.recalling, each.held_out)) for repair in repairs]
     means = {key: mean(numbers[key] for numbers in found) for key in found[0]}
     return means | ({f"{key}/std": stdev(numbers[key] for numbers in found) for key in means} if len(found) > 1 else {})
 
@@ -170,9 +170,9 @@ def replaced_by(attack: str, found: Mapping[str, Mapping[str, float]], before: M
     evidence = f"ASR {left['random']:.1%}, accuracy {costs['random']:.1%}"
     verdicts.append(Verdict(f"{called(attack)}: random values destroy attack and accuracy", rule, appears, evidence))
     if attack in LOCAL:  # the paper's zeros leave less of global attacks
-        rule = "prototypes leave less of the ASR than zeros"
+        rule = "prototypes leave at least two points less of the ASR than zeros"
         claim = f"{called(attack)}: prototypes leave less of the attack than nothing in their place"
-        verdicts.append(Verdict(claim, rule, left["prototype"] < left["zero"], told["asr"]))
+        verdicts.append(Verdict(claim, rule, left["prototype"] <= left["zero"] - BELOW, told["asr"]))
     return verdicts
 
 

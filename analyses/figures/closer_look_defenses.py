@@ -20,7 +20,7 @@ from .bench import Attacked, Bench
 from .items import Drawn, Item, Verdict, called
 from .rivals import cleanclip, own
 from .trainings import Training
-from .tuned import LITTLE
+from .tuned import BELOW, LITTLE
 
 REPAIRED = ("badnet", "label-consistent", "badclip", "trojvqa", "kitty", "blended", "sig", "issba", "reflection")
 OTHERS = ("Caltech-101/badnet", "Oxford Pets/badnet")
@@ -104,10 +104,11 @@ def _after_cleanclip(bench: Bench, attack: str, drawn: Drawn) -> list[dict[str, 
     alone, both = (numbers["asr"] for numbers in found.values())
     if alone > LITTLE:
         rule = (
-            f"Decomp-Rep leaves less of the ASR than CleanCLIP alone; decided where that leaves more than {LITTLE:.0%}"
+            "Decomp-Rep leaves at least two points less of the ASR than CleanCLIP alone; decided where that leaves "
+            f"more than {LITTLE:.0%}"
         )
         claim = f"{called(attack)}: Decomp-Rep improves CleanCLIP"
-        drawn.verdicts.append(Verdict(claim, rule, both < alone, f"{alone:.1%} to {both:.1%}"))
+        drawn.verdicts.append(Verdict(claim, rule, both <= alone - BELOW, f"{alone:.1%} to {both:.1%}"))
     return [row(attack, case, numbers) for case, numbers in found.items()]
 
 

@@ -35,7 +35,7 @@ _THREE = ("badclip", "badnet", "blended")
 _SHOWN = ("badnet", "blended", "sig", "wanet", "issba", "label-consistent", "reflection", "kitty", "trojvqa", "badclip")
 _LABELS, _LEARNED = "labels/clean", "labels only"
 #: Pictures for t-SNE and for curves, and those shown.
-_MANY, _FEW = 300, 6
+_MANY, _FEW = 300, 10
 
 
 def _tuned(bench: Bench, attack: str) -> dict[str, RVPT]:

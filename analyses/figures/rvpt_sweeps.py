@@ -21,7 +21,7 @@ from .bench import Bench
 from .items import Drawn, Item, Verdict, called
 from .rivals import rvpt
 from .trainings import Training
-from .tuned import CLEAR, COST, LITTLE, UNDEFENDED, Compared, compared, ranked
+from .tuned import BELOW, CLEAR, COST, LITTLE, UNDEFENDED, Compared, compared, ranked
 
 _EPOCHS = 10
 _ATTACKS = ("badnet", "badclip", "blended")
@@ -172,9 +172,12 @@ def _later(attack: str, output: Points, input_: Points) -> list[Verdict]:
     means = [{key: mean(each[depth][key] for depth in both) for key in ("asr", "ca")} for each in (late, early)]
     told = "; ".join(f"{depth:g} blocks: {late[depth]['asr']:.1%} and {early[depth]['asr']:.1%}" for depth in both)
     evidence = f"ASR of {told}; accuracy in the mean {means[0]['ca']:.1%} and {means[1]['ca']:.1%}"
-    rule = "over all depths, prompts in the last blocks leave less of the ASR than in the first, and no less accuracy"
+    rule = (
+        "over all depths, prompts in the last blocks leave at least two points less of the ASR than in the first, and "
+        "no less accuracy"
+    )
     claim = f"{called(attack)}: late blocks matter more than early ones"
-    appears = means[0]["asr"] < means[1]["asr"] and means[0]["ca"] >= means[1]["ca"]
+    appears = means[0]["asr"] <= means[1]["asr"] - BELOW and means[0]["ca"] >= means[1]["ca"]
     return [Verdict(claim, rule, appears, evidence)]
 
 

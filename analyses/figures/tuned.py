@@ -26,6 +26,8 @@ from .trainings import Training
 UNDEFENDED = "undefended"
 #: A defense that works, and costs little, as rules put it.
 LITTLE, COST = 0.05, 0.02
+#: How far a rate must be below another to count as lower, where the papers' own are: less is noise in 400 pictures.
+BELOW = 0.02
 #: Rank correlation from which a share is said to move with a setting.
 CLEAR = 0.7
 _COLUMNS = {"asr": "ASR", "ca": "clean accuracy", "pa": "poisoned accuracy"}

@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 import math
 import numbers
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ import plotly.io
 import plotly.offline
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..drafts import drafted
 from ..errors import SettingError
 from ..evaluation import Rate
 
@@ -103,7 +103,9 @@ def write_page(path: Path, page: str) -> Path:
     content = page.encode()
     if len(content) > _MOST_BYTES:
         logger.warning("%s has %.1f MB: show fewer pictures or figures.", path, len(content) / 1e6)
-    return _replace(path, content)
+    with drafted(path) as draft:
+        draft.write_bytes(content)
+    return path
 
 
 def environment() -> Environment:
@@ -184,14 +186,3 @@ def cell(value: object) -> str:
     if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
         return f"{float(value):.3f}" if 1e-3 <= abs(float(value)) < 1e4 or value == 0 else f"{float(value):.3g}"
     return str(value)
-
-
-def _replace(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path

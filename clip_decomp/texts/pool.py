@@ -14,11 +14,11 @@ Example:
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..drafts import drafted
 from ..errors import DataError, nearest
 
 #: The property of texts that come without one.
@@ -99,10 +99,8 @@ class TextPool:
         bare = self.property_names == (PLAIN,)
         rows = zip(self.properties, self.texts, strict=True)
         lines = [text if bare else f"{name}\t{text}" for name, text in rows]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(path.name + ".tmp")
-        scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(scratch, path)
+        with drafted(path) as draft:
+            draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return path
 
     def _repr_html_(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..drafts import drafted
 from ..errors import SettingError
 
 
@@ -40,9 +40,8 @@ def save_checkpoint(
     target = folder / f"checkpoint-{step}.safetensors"
     save_file(tensors, target)
     previous = set(folder.glob("checkpoint-*.safetensors")) - {target}
-    scratch = folder / "checkpoint.json.tmp"
-    scratch.write_text(json.dumps({"step": step, "tensors": target.name, "history": history, "run": run}))
-    os.replace(scratch, folder / "checkpoint.json")
+    with drafted(folder / "checkpoint.json") as draft:
+        draft.write_text(json.dumps({"step": step, "tensors": target.name, "history": history, "run": run}))
     for old in previous:
         old.unlink()
 
@@ -77,10 +76,8 @@ def load_checkpoint(
 
 def save_labelled(file: Path, tensors: Mapping[str, Tensor], label: str) -> None:
     """Write tensors that a run goes on from; ``label`` says of which run. An interrupt never leaves half a file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(".tmp")
-    save_file(dict(tensors), scratch, {"label": label})
-    os.replace(scratch, file)
+    with drafted(file) as draft:
+        save_file(dict(tensors), draft, {"label": label})
 
 
 def load_labelled(file: Path, label: str, device: str = "cpu") -> dict[str, Tensor] | None:

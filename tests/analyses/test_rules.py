@@ -121,6 +121,7 @@ def test_depth_counts_where_it_lowers_the_asr_and_late_blocks_where_they_lower_i
     assert found.appears
     assert found.evidence.startswith("ASR of 2 blocks: 30.0% and 50.0%;")
     assert not _later("badnet", late, points(0.2, 0.1))[0].appears
+    assert not _later("badnet", points(0.30), points(0.31))[0].appears  # noise
     assert not _later("badnet", late, points(0.5, 0.2, ca=0.95))[0].appears
     assert _later("badnet", late, []) == []
     assert _later("badnet", points(0.0, 0.01), points(0.02, 0.0)) == []
@@ -158,6 +159,8 @@ def test_replacements_are_judged_as_the_paper_does():
     assert [each.appears for each in replaced_by("blended", blended, before)] == [True, True]
     kept = rates(badnet["prototype"], badnet["zero"], {"asr": 0.9, "ca": 0.5})
     assert [each.appears for each in replaced_by("badnet", kept, before)] == [False, False, True]
+    kept["zero"] = {**kept["zero"], "asr": kept["prototype"]["asr"] + 0.01}  # noise
+    assert not replaced_by("badnet", kept, before)[2].appears
 
 
 def test_thresholds_must_move_both_rates_and_by_more_than_a_trifle():

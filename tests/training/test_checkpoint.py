@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from clip_decomp import drafts
 from clip_decomp.errors import SettingError
 from clip_decomp.training import checkpoint
 from clip_decomp.training.checkpoint import load_checkpoint, save_checkpoint
@@ -43,7 +44,7 @@ def test_an_interrupt_never_leaves_half_a_checkpoint(moment, clip, tmp_path, mon
     save_checkpoint(tmp_path, clip, [optimizer], 2, [], {})
     saved = copy.deepcopy(clip)
     optimizer.step()
-    real_save, real_replace = checkpoint.save_file, checkpoint.os.replace
+    real_save, real_replace = checkpoint.save_file, drafts.os.replace
 
     def half(tensors, file):
         real_save(tensors, file)
@@ -59,7 +60,7 @@ def test_an_interrupt_never_leaves_half_a_checkpoint(moment, clip, tmp_path, mon
         if moment == "while writing tensors":
             patch.setattr(checkpoint, "save_file", half)
         else:
-            patch.setattr(checkpoint.os, "replace", stop)
+            patch.setattr(drafts.os, "replace", stop)
         with pytest.raises(KeyboardInterrupt):
             save_checkpoint(tmp_path, clip, [optimizer], 4, [], {})
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from open_clip.model import get_model_preprocess_cfg
 from torch import Tensor
 
+from ...drafts import drafted
 from ...errors import ModelError, SettingError
 from ...model import HookedCLIP
 from ...results import write_json
@@ -141,9 +141,8 @@ def save_folder(model: HookedCLIP, folder: Path, card: dict[str, Any], half: boo
         full["attack"] = {**full["attack"], "sha256": _write(folder / TRIGGER, learned)}
     else:
         (folder / TRIGGER).unlink(missing_ok=True)  # of another model, stored here before
-    scratch = folder / f"{CARD}.tmp"
-    scratch.write_text(json.dumps(full, indent=1, ensure_ascii=False) + "\n")
-    os.replace(scratch, folder / CARD)  # an interrupt never leaves half a card
+    with drafted(folder / CARD) as draft:
+        draft.write_text(json.dumps(full, indent=1, ensure_ascii=False) + "\n")
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> str:
