@@ -158,17 +158,24 @@ def missing(items: Sequence[Item], bench: Bench) -> list[Missing]:
 
 
 def train(items: Sequence[Item], bench: Bench, locks: Path) -> Iterator[str]:
-    """Make what is missing, models first; what another process is making is left to it. Tells what was made."""
+    """Make what is missing, item by item as they are given, an item's models first. Tells what was made.
+
+    What another process is making is left to it, and nothing is tried twice.
+    """
     locks.mkdir(parents=True, exist_ok=True)
-    for model in dict.fromkeys(model for item in items for model in models_of(item)):
-        name = bench.setting.model(model)
-        if bench.setting.missing(model) is not None and name in shelf.buildable():
-            yield from _locked(locks, name.replace("/", "-"), name, partial(_built, name, bench.setting.device))
-    for training in _waiting(items, bench.setting.scale):
-        if bench.possible(training) and bench.known(training) is None:
-            fit = bench.fit(training)
-            assert fit is not None
-            yield from _locked(locks, fit.name, training.label, partial(bench.train, training))
+    tried: set[str | Training] = set()
+    for item in items:
+        models, trainings = models_of(item), _waiting([item], bench.setting.scale)
+        for model in (each for each in models if each not in tried):
+            name = bench.setting.model(model)
+            if bench.setting.missing(model) is not None and name in shelf.buildable():
+                yield from _locked(locks, name.replace("/", "-"), name, partial(_built, name, bench.setting.device))
+        for training in (each for each in trainings if each not in tried):
+            if bench.possible(training) and bench.known(training) is None:
+                fit = bench.fit(training)
+                assert fit is not None
+                yield from _locked(locks, fit.name, training.label, partial(bench.train, training))
+        tried |= {*models, *trainings}
 
 
 def _built(name: str, device: str) -> None:

@@ -120,6 +120,16 @@ def test_what_another_process_trains_is_left_to_it(tmp_path):
     assert bench.known(VPT) is None
 
 
+def test_items_are_trained_one_after_another_and_nothing_twice(monkeypatch, tmp_path):
+    made = []
+    bench = Bench(SETTING, tmp_path)
+    monkeypatch.setattr("analyses.figures.trainings._built", lambda name, device: made.append(name))
+    monkeypatch.setattr(bench, "train", lambda training: made.append(training.attack))
+    first, second = replace(OTHER, models=("labels/clean",)), replace(ITEM, models=("labels/clean",))
+    list(train([first, second], bench, tmp_path))
+    assert made == ["world-labels/clean", "badnet", "world/wanet"]
+
+
 def test_sets_and_models_of_other_scales(tmp_path):
     own = replace(SETTING, scale="photographs", models=tmp_path, data=str(tmp_path))
     assert own.sets == {"ImageNet": str(tmp_path), "CC3M": str(tmp_path)}
