@@ -63,8 +63,7 @@ def cbpt(attack: str, **changes: Any) -> Training:
 
 def _swept(attack: str, **changes: Any) -> Training:
     """The same on few pictures, for settings that are compared with each other."""
-    few = (*_SMALL, ("shots", _SWEEP_SHOTS))
-    return replace(cbpt(attack, **changes), small=few, tests=("ImageNet",))
+    return replace(cbpt(attack, **changes), small=(*_SMALL, ("shots", _SWEEP_SHOTS)))
 
 
 def _fine_tuned(attack: str, defense: str) -> Training:
@@ -88,9 +87,9 @@ def _values(setting: str, values: tuple[Any, ...], name: str) -> Cases:
     return {f"{name}={value}": one(_swept, **{setting: value}) for value in values}
 
 
-_POSITIVES = _values("inversion_positives", ("random", "nearest", "farthest"), "positive")
+POSITIVES = _values("inversion_positives", ("random", "nearest", "farthest"), "positive")
 _CONTEXTS = _values("length", _LENGTHS, "length")
-_FEW: Cases = {f"shots={value}": one(cbpt, shots=value) for value in _SHOTS}
+FEW: Cases = {f"shots={value}": one(cbpt, shots=value) for value in _SHOTS}
 _PLACES = _values("position", ("front", "middle", "end"), "position")
 
 
@@ -106,11 +105,11 @@ def main(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
 
 def positives(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Table 2: which pictures inverted triggers aim at."""
-    found = compared(bench, attacks, _POSITIVES)
+    found = compared(bench, attacks, POSITIVES)
     drawn = _table(bench, "The inner loop aims at one picture of the pseudo class.", found)
     for attack in attacks:
-        left = _left(found, attack, _POSITIVES)
-        if len(left) == len(_POSITIVES):
+        left = _left(found, attack, POSITIVES)
+        if len(left) == len(POSITIVES):
             rule = "no other positive leaves less of the ASR than the farthest"
             claim = f"{called(attack)}: the farthest positive is best"
             drawn.verdicts.append(Verdict(claim, rule, left["positive=farthest"] <= min(left.values()), _told(left)))
@@ -137,13 +136,11 @@ def contexts(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
 
 def shots(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
     """Figure 5: pictures of each class."""
-    found = compared(bench, attacks, _FEW)
+    found = compared(bench, attacks, FEW)
     drawn = _table(bench, "Pictures of each class that contexts are tuned on.", found)
     for attack in attacks:
         cases = {
-            case: found.numbers[attack, "ImageNet", case]
-            for case in _FEW
-            if (attack, "ImageNet", case) in found.numbers
+            case: found.numbers[attack, "ImageNet", case] for case in FEW if (attack, "ImageNet", case) in found.numbers
         }
         if len(cases) < 2:
             continue
@@ -219,9 +216,9 @@ def _item(name: str, title: str, draw: Callable[..., Drawn], attacks: tuple[str,
 
 
 ITEMS = (
-    _item("f5", "Shots of CBPT", shots, _SWEPT, _FEW),
+    _item("f5", "Shots of CBPT", shots, _SWEPT, FEW),
     _item("f6", "CBPT on shifted pictures", across_domains, ATTACKS, MAIN),
     _item("t1", "CBPT and its rivals", main, (*ATTACKS, *_FURTHER), MAIN),
-    _item("t2", "Positives of the inversion", positives, (*ATTACKS, *_FURTHER), _POSITIVES),
+    _item("t2", "Positives of the inversion", positives, (*ATTACKS, *_FURTHER), POSITIVES),
     _item("t3", "Contexts", contexts, (*_SWEPT, "resnet/sig"), {**_CONTEXTS, **_PLACES}),
 )

@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from analyses import fits
 from analyses.figures.bench import Bench, Setting
-from analyses.figures.cbpt import MAIN, cbpt
+from analyses.figures.cbpt import FEW, MAIN, POSITIVES, cbpt
 from analyses.figures.items import Drawn, Item
 from analyses.figures.rivals import cleanclip, rvpt
 from analyses.figures.runs import run
@@ -110,6 +110,14 @@ def test_trainings_of_the_imagenet_scale_are_as_long_as_the_papers():
     swept = cbpt("badnet", shots=1)
     assert swept.fit(small, "x").settings["lr"] == 0.02
     assert swept.fit(large, "x").settings == {"shots": 1}
+
+
+def test_figures_of_cbpt_share_the_trainings_that_are_the_same():
+    def names(cases, case, scale):
+        return [each.fit(replace(SETTING, scale=scale), "x").name for each in cases[case]("badnet")]
+
+    assert names(FEW, "shots=4", "world") == names(POSITIVES, "positive=farthest", "world")
+    assert names(MAIN, "Ours", "imagenet")[:1] == names(POSITIVES, "positive=farthest", "imagenet")
 
 
 def test_what_another_process_trains_is_left_to_it(tmp_path):
