@@ -9,7 +9,7 @@ one with more models takes over what one with fewer measured.
 
 Limits: fits use at most ``calibration`` held-out pictures. The rivals' own calibrations, which set cutoffs and do not
 enter an AUROC, are shortened. Seconds are those of one process on this machine, whatever else it does; a decomposition
-that repairs share counts in each repair's seconds per image.
+that repairs share counts in the seconds per image of each, and in the whole time of the first alone.
 
 Example:
     >>> [each.name for each in measurements() if each.name.startswith("decomp-det")]
@@ -180,10 +180,11 @@ def run(
     """
     every = measurements(without)
     for model in models:
-        work = _work(model, data, images, calibration, seed, device)
-        if work.subject.trigger is None:
+        subject = _subject(model, data, images, seed, device)
+        if subject.trigger is None:
             raise SettingError(f"{model} carries no attack on its card: there is nothing to filter out.")
-        setting = Setting(model, fingerprint(work.subject.model), data, images, calibration, seed)
+        setting = Setting(model, fingerprint(subject.model), data, images, calibration, seed)
+        work = Work(subject, subject.data.held_out.first(calibration), seed, Recalling(subject.model))
         for each in every:
             file = folder / "parts" / setting.file(each.name)
             if not file.exists():
@@ -279,6 +280,5 @@ def _guarded(work: Work, mode: Mode) -> dict[str, float]:
 
 
 @lru_cache(maxsize=1)
-def _work(model: str, data: str | None, images: int | None, calibration: int, seed: int, device: str) -> Work:
-    subject = open_subject(model, data, None, None, images, seed, device)
-    return Work(subject, subject.data.held_out.first(calibration), seed, Recalling(subject.model))
+def _subject(model: str, data: str | None, images: int | None, seed: int, device: str) -> Subject:
+    return open_subject(model, data, None, None, images, seed, device)

@@ -18,7 +18,7 @@ from .bench import PAIRS, Bench
 from .items import Drawn, Item, Measured, Verdict, called
 from .rivals import CLEAN_PAIRS, one
 from .trainings import SHIFTS, Training
-from .tuned import Cases, Compared, compared, every, leaves_least, seeds, tabled, works
+from .tuned import BELOW, Cases, Compared, compared, every, leaves_least, lower, seeds, tabled, works
 
 #: Our transformer's, and those of the paper's ResNet that its figures show.
 ATTACKS = ("badnet", "resnet/badnet", "resnet/blended", "resnet/badclip")
@@ -125,8 +125,10 @@ def contexts(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         if len(left) == len(_CONTEXTS):
             accuracy = {case: found.numbers[attack, "ImageNet", case]["ca"] for case in _CONTEXTS}
             first, *_, last = _CONTEXTS
-            appears = left[last] < left[first] and accuracy[last] < accuracy[first]
-            rule = "16 tokens leave less of the ASR and of clean accuracy than one"
+            appears = left[last] < left[first] and lower(accuracy[last], accuracy[first])
+            rule = (
+                f"16 tokens leave less of the ASR than one, and {100 * BELOW:.0f} points less of clean accuracy or more"
+            )
             evidence = f"{_told(left)}; accuracy {accuracy[first]:.1%} to {accuracy[last]:.1%}"
             drawn.verdicts.append(
                 Verdict(f"{called(attack)}: ASR and accuracy fall with length", rule, appears, evidence)

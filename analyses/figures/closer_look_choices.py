@@ -20,7 +20,7 @@ from .bench import Attacked, Bench
 from .closer_look_defenses import OTHERS, PATCHES, REPAIRED, components, keyed, row
 from .items import Drawn, Item, Verdict, called
 from .rivals import own
-from .tuned import BELOW, CLEAR, COST, UNDEFENDED, ranked
+from .tuned import BELOW, CLEAR, UNDEFENDED, lower, ranked
 
 _REPLACING = ("badnet", "blended", "label-consistent", "issba", "badclip")
 #: Seeds of what is random in tables 3 and 5.
@@ -28,7 +28,7 @@ _SEEDS = 3
 _COUNTED = "{} test pictures at most; ± is a standard deviation over three seeds."
 _BOTH_FALL = (
     f"the rank correlations of the share that epsilon selects with ASR and with clean accuracy are beyond {-CLEAR:g}, "
-    f"and the largest share leaves at least {100 * COST:.0f} points less of both"
+    f"and the largest share leaves at least {100 * BELOW:.0f} points less of both"
 )
 #: What selected heads are replaced by, as the paper's table says it.
 _REPLACED = {"prototype": "Decomp-Rep", "zero": "w Abandon", "random": "w Random Prototypes"}
@@ -36,7 +36,7 @@ _REPLACED = {"prototype": "Decomp-Rep", "zero": "w Abandon", "random": "w Random
 
 def carried(back: Mapping[str, float], accuracy: float) -> bool:
     """What the rule of table 3's reverse asks; ``accuracy`` is that of clean pictures as they are."""
-    return back["asr"] >= 0.1 and back["ca"] <= accuracy - BELOW
+    return back["asr"] >= 0.1 and lower(back["ca"], accuracy)
 
 
 def thresholds(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
@@ -72,7 +72,7 @@ def _falling(attack: str, found: Sequence[Mapping[str, float]]) -> Verdict:
         values = [each[key] for each in found]
         rank = ranked((0.0, *SHARES), values)
         told.append(f"{name} {values[0]:.1%} to {values[-1]:.1%}, {rank:.2f}")
-        falls.append(rank <= -CLEAR and values[-1] <= values[0] - COST)
+        falls.append(rank <= -CLEAR and lower(values[-1], values[0]))
     claim = f"{called(attack)}: ASR and clean accuracy fall with epsilon"
     return Verdict(claim, _BOTH_FALL, all(falls), "; ".join(told))
 
@@ -113,7 +113,7 @@ def choices(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         drawn.verdicts.append(Verdict(f"{called(attack)}: heads must be selected", rule, appears, f"ASR left: {told}"))
         rule = (
             "clean pictures with heads of their triggered copies are given the target in a tenth of the cases or more, "
-            "and clean accuracy falls by two points or more"
+            f"and clean accuracy falls by {100 * BELOW:.0f} points or more"
         )
         claim = f"{called(attack)}: selected heads carry the attack into clean pictures"
         evidence = f"{back['asr']:.1%}; accuracy {before['ca']:.1%} to {back['ca']:.1%}"
@@ -170,9 +170,9 @@ def replaced_by(attack: str, found: Mapping[str, Mapping[str, float]], before: M
     evidence = f"ASR {left['random']:.1%}, accuracy {costs['random']:.1%}"
     verdicts.append(Verdict(f"{called(attack)}: random values destroy attack and accuracy", rule, appears, evidence))
     if attack in LOCAL:  # the paper's zeros leave less of global attacks
-        rule = "prototypes leave at least two points less of the ASR than zeros"
+        rule = f"prototypes leave at least {100 * BELOW:.0f} points less of the ASR than zeros"
         claim = f"{called(attack)}: prototypes leave less of the attack than nothing in their place"
-        verdicts.append(Verdict(claim, rule, left["prototype"] <= left["zero"] - BELOW, told["asr"]))
+        verdicts.append(Verdict(claim, rule, lower(left["prototype"], left["zero"]), told["asr"]))
     return verdicts
 
 

@@ -20,7 +20,7 @@ from .bench import Attacked, Bench
 from .items import Drawn, Item, Verdict, called
 from .rivals import cleanclip, own
 from .trainings import Training
-from .tuned import BELOW, LITTLE
+from .tuned import BELOW, LITTLE, lower
 
 REPAIRED = ("badnet", "label-consistent", "badclip", "trojvqa", "kitty", "blended", "sig", "issba", "reflection")
 OTHERS = ("Caltech-101/badnet", "Oxford Pets/badnet")
@@ -101,15 +101,20 @@ def _after_cleanclip(bench: Bench, attack: str, drawn: Drawn) -> list[dict[str, 
         drawn.put(attack, case, own(attack), asr=numbers["asr"], ca=numbers["ca"])
     for case, numbers in found.items():
         drawn.metrics |= keyed(each, case.lower().replace(" ", ""), numbers)
-    alone, both = (numbers["asr"] for numbers in found.values())
-    if alone > LITTLE:
-        rule = (
-            "Decomp-Rep leaves at least two points less of the ASR than CleanCLIP alone; decided where that leaves "
-            f"more than {LITTLE:.0%}"
-        )
-        claim = f"{called(attack)}: Decomp-Rep improves CleanCLIP"
-        drawn.verdicts.append(Verdict(claim, rule, both <= alone - BELOW, f"{alone:.1%} to {both:.1%}"))
+    drawn.verdicts += improved(attack, *(numbers["asr"] for numbers in found.values()))
     return [row(attack, case, numbers) for case, numbers in found.items()]
+
+
+def improved(attack: str, alone: float, both: float) -> list[Verdict]:
+    """What Decomp-Rep takes of the ASR that CleanCLIP leaves; nothing where that is next to nothing."""
+    if alone <= LITTLE:
+        return []
+    rule = (
+        f"Decomp-Rep leaves at least {100 * BELOW:.0f} points less of the ASR than CleanCLIP alone; decided where that "
+        f"leaves more than {LITTLE:.0%}"
+    )
+    claim = f"{called(attack)}: Decomp-Rep improves CleanCLIP"
+    return [Verdict(claim, rule, lower(both, alone), f"{alone:.1%} to {both:.1%}")]
 
 
 def row(attack: str, defense: str, numbers: dict[str, float]) -> dict[str, object]:

@@ -20,7 +20,7 @@ from .items import Drawn, Item, Verdict, called
 from .rivals import CLEANCLIP_NOTE, SETS, cleanclip, one, own, probe, rvpt, vpt
 from .trainings import SHIFTS, Training
 from .tuned import (
-    COST,
+    BELOW,
     UNDEFENDED,
     Cases,
     Compared,
@@ -28,6 +28,7 @@ from .tuned import (
     every,
     halves,
     leaves_least,
+    lower,
     shares,
     tabled,
     works,
@@ -86,10 +87,12 @@ def poisoned(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
         drawn.verdicts.append(Verdict(claim, rule, after["pa"] >= rivals[best], evidence))
         clean = found.numbers.get((attack, data, "Clean Model"))
         if clean is not None:
-            rule = "of the clean model, too, poisoned accuracy is more than two points below clean accuracy"
+            rule = (
+                f"of the clean model, too, poisoned accuracy is at least {100 * BELOW:.0f} points below clean accuracy"
+            )
             claim = f"{called(attack)}: the trigger costs the clean model accuracy, too"
             evidence = f"{clean['ca']:.1%} to {clean['pa']:.1%}"
-            drawn.verdicts.append(Verdict(claim, rule, clean["pa"] < clean["ca"] - COST, evidence))
+            drawn.verdicts.append(Verdict(claim, rule, lower(clean["pa"], clean["ca"]), evidence))
     return drawn
 
 
@@ -226,9 +229,9 @@ def scenarios(bench: Bench, attacks: tuple[str, ...]) -> Drawn:
                 )
             if {UNDEFENDED, "VPT"} <= both.keys():
                 evidence = f"ASR {both[UNDEFENDED]['asr']:.1%} to {both['VPT']['asr']:.1%}"
-                rule = "VPT's ASR is at least two points below the undefended one"
+                rule = f"VPT's ASR is at least {100 * BELOW:.0f} points below the undefended one"
                 claim = f"{called(attack)}, {name}: VPT alone takes some of the attack"
-                appears = both["VPT"]["asr"] <= both[UNDEFENDED]["asr"] - COST
+                appears = lower(both["VPT"]["asr"], both[UNDEFENDED]["asr"])
                 drawn.verdicts.append(Verdict(claim, rule, appears, evidence))
             if {"RVPT", "VPT"} <= both.keys():
                 evidence = ", ".join(f"{case} {numbers['asr']:.1%}" for case, numbers in both.items())

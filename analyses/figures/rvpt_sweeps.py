@@ -21,7 +21,7 @@ from .bench import Bench
 from .items import Drawn, Item, Verdict, called
 from .rivals import rvpt
 from .trainings import Training
-from .tuned import BELOW, CLEAR, COST, LITTLE, UNDEFENDED, Compared, compared, ranked
+from .tuned import BELOW, CLEAR, COST, LITTLE, UNDEFENDED, Compared, compared, kept, lower, ranked
 
 _EPOCHS = 10
 _ATTACKS = ("badnet", "badclip", "blended")
@@ -136,14 +136,14 @@ def _verdicts(attack: str, sweep: _Sweep, points: Points) -> list[Verdict]:
         claim = f"{called(attack)}: ASR and clean accuracy {word} with {sweep.name}"
         return [Verdict(claim, rule, all(sign * each >= CLEAR for each in both), evidence)]
     if sweep.letter == "d" and max(success) > LITTLE:
-        rank, cost = ranked(values, success), accuracy[0] - accuracy[-1]
+        rank = ranked(values, success)
         rule = (
             f"the rank correlation of ASR with the number of prompted last blocks is beyond {-CLEAR:g}, and clean "
             f"accuracy is at most {COST:.0%} lower with most of them than with fewest"
         )
         claim = f"{called(attack)}: more prompted blocks do better"
         evidence = f"{rank:.2f}; ASR {told}; accuracy {accuracy[0]:.1%} to {accuracy[-1]:.1%}"
-        return [Verdict(claim, rule, rank <= -CLEAR and cost <= COST, evidence)]
+        return [Verdict(claim, rule, rank <= -CLEAR and kept(accuracy[0], accuracy[-1]), evidence)]
     return []
 
 
@@ -173,11 +173,11 @@ def _later(attack: str, output: Points, input_: Points) -> list[Verdict]:
     told = "; ".join(f"{depth:g} blocks: {late[depth]['asr']:.1%} and {early[depth]['asr']:.1%}" for depth in both)
     evidence = f"ASR of {told}; accuracy in the mean {means[0]['ca']:.1%} and {means[1]['ca']:.1%}"
     rule = (
-        "over all depths, prompts in the last blocks leave at least two points less of the ASR than in the first, and "
-        "no less accuracy"
+        f"over all depths, prompts in the last blocks leave at least {100 * BELOW:.0f} points less of the ASR than in "
+        "the first, and no less accuracy"
     )
     claim = f"{called(attack)}: late blocks matter more than early ones"
-    appears = means[0]["asr"] <= means[1]["asr"] - BELOW and means[0]["ca"] >= means[1]["ca"]
+    appears = lower(means[0]["asr"], means[1]["asr"]) and means[0]["ca"] >= means[1]["ca"]
     return [Verdict(claim, rule, appears, evidence)]
 
 

@@ -169,13 +169,14 @@ def train(items: Sequence[Item], bench: Bench, locks: Path) -> Iterator[str]:
         for model in (each for each in models if each not in tried):
             name = bench.setting.model(model)
             if bench.setting.missing(model) is not None and name in shelf.buildable():
+                tried.add(model)
                 yield from _locked(locks, name.replace("/", "-"), name, partial(_built, name, bench.setting.device))
         for training in (each for each in trainings if each not in tried):
             if bench.possible(training) and bench.known(training) is None:
                 fit = bench.fit(training)
                 assert fit is not None
+                tried.add(training)
                 yield from _locked(locks, fit.name, training.label, partial(bench.train, training))
-        tried |= {*models, *trainings}
 
 
 def _built(name: str, device: str) -> None:

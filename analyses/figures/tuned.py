@@ -26,7 +26,8 @@ from .trainings import Training
 UNDEFENDED = "undefended"
 #: A defense that works, and costs little, as rules put it.
 LITTLE, COST = 0.05, 0.02
-#: How far a rate must be below another to count as lower, where the papers' own are: less is noise in 400 pictures.
+#: How far a rate must be below another to be lower, where rules ask for more than an order: less is noise in 400
+#: pictures. Rules that the papers' own numbers would fail so ask for the order alone.
 BELOW = 0.02
 #: Rank correlation from which a share is said to move with a setting.
 CLEAR = 0.7
@@ -145,9 +146,19 @@ def _on(data: str) -> str:
     return "" if data == "ImageNet" else f" on {data}"
 
 
+def lower(rate: float, other: float) -> bool:
+    """Whether a rate is ``BELOW`` or more below another; so much exactly counts, whatever floats make of it."""
+    return other - rate >= BELOW - 1e-9
+
+
+def kept(before: float, after: float) -> bool:
+    """Whether a rate falls by ``COST`` at most, exactly so much included."""
+    return before - after <= COST + 1e-9
+
+
 def works(attack: str, data: str, name: str, before: dict[str, float], after: dict[str, float]) -> Verdict:
     """Whether a defense takes a backdoor out without costing accuracy."""
-    appears = after["asr"] <= LITTLE and after["ca"] >= before["ca"] - COST
+    appears = after["asr"] <= LITTLE and kept(before["ca"], after["ca"])
     changes = (f"{word} {before[key]:.1%} to {after[key]:.1%}" for word, key in (("ASR", "asr"), ("accuracy", "ca")))
     rule = f"an ASR of at most {LITTLE:.0%} is left, and clean accuracy falls by at most {COST:.0%}"
     return Verdict(f"{called(attack)}: {name} takes the backdoor out{_on(data)}", rule, appears, ", ".join(changes))
