@@ -89,7 +89,7 @@ def reproduction(items: Sequence[Item], folders: Mapping[str, Path]) -> str:
     """
     scales = [scale for scale, folder in folders.items() if any(settings_of(folder / item.name) for item in items)]
     parts = [_HEAD.format(counts=_counts(items, folders, scales)), "## Runs\n", _runs(items, folders, scales)]
-    parts += ["## Claims\n", markdown(_claims(items, folders, scales))]
+    parts += ["## Claims\n", markdown(_papers(items, folders, scales)), markdown(_claims(items, folders, scales))]
     for item in items:
         parts.append(_section(item, {scale: folders[scale] / item.name for scale in scales}))
     return "\n".join(parts)
@@ -123,6 +123,20 @@ def _runs(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence[s
                 row["versions"] = known["Versions"]
     shown_rows = [{**row, "seconds": f"{row['seconds']:.0f}"} for row in table.values()]
     return markdown(pd.DataFrame(shown_rows).rename(columns={"seconds": "drawn in (s)"}))
+
+
+def _papers(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence[str]) -> pd.DataFrame:
+    """How many of a paper's claims appear at each scale."""
+    found: dict[str, dict[str, list[bool]]] = {}
+    for item in items:
+        row = found.setdefault(item.source.partition(",")[0], {scale: [] for scale in scales})
+        for scale in scales:
+            row[scale] += [each["appears"] for each in _settings(folders[scale] / item.name).get("verdicts", [])]
+    told = [
+        {"paper": paper, **{scale: f"{sum(row[scale])} of {len(row[scale])}" for scale in scales}}
+        for paper, row in found.items()
+    ]
+    return pd.DataFrame(told, columns=["paper", *scales]).rename(columns={"paper": "claims that appear"})
 
 
 def _claims(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence[str]) -> pd.DataFrame:

@@ -141,6 +141,7 @@ def test_the_page_has_every_item_and_says_what_is_missing(folder):
     ]
     page = reproduction(items, {"world": folder, "elsewhere": folder / "nothing"})
     assert "At scale world: 1 of 2 items drawn, 1 of 1 claims appear." in page
+    assert "| claims that appear | world |\n| --- | --- |\n| somebody | 1 of 1 |\n" in page
     assert "| rvpt-t1 | it helps | appears |" in page
     assert "- world: It helps: appears (96 to 13)." in page
     assert "- world: left out wanet, not built." in page
