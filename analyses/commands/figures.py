@@ -48,11 +48,12 @@ def figures(
 
     from clip_decomp.errors import SettingError
 
-    from ..figures.bench import Bench, Setting
+    from ..figures.bench import Bench
     from ..figures.catalog import ITEMS, chosen
     from ..figures.page import write
     from ..figures.reproduction import publish
     from ..figures.runs import run
+    from ..figures.setting import Setting
     from ..figures.trainings import IMAGENET
     from ..figures.trainings import train as trained
 
@@ -97,7 +98,7 @@ def _others(given: Iterable[str], scale: str) -> tuple[tuple[str, str], ...]:
     """Names and descriptions of further sets."""
     from clip_decomp.errors import SettingError, nearest
 
-    from ..figures.bench import PAIRS, WORLD_SETS
+    from ..figures.setting import PAIRS, WORLD_SETS
 
     known, found = [*WORLD_SETS, PAIRS], []
     for each in given:

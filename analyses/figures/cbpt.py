@@ -14,9 +14,10 @@ from typing import Any
 
 from clip_decomp import plots
 
-from .bench import PAIRS, Bench
+from .bench import Bench
 from .items import Drawn, Item, Measured, Verdict, called
 from .rivals import CLEAN_PAIRS, one
+from .setting import PAIRS
 from .trainings import SHIFTS, Training
 from .tuned import BELOW, Cases, Compared, compared, every, leaves_least, lower, seeds, tabled, works
 

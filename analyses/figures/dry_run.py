@@ -20,8 +20,8 @@ from clip_decomp.cli.bench.timing import device_name, on_cuda
 from clip_decomp.models.loading import load
 
 from .. import fits
-from .bench import PAIRS
 from .items import Item
+from .setting import PAIRS
 from .trainings import IMAGENET, Training, models_of, trainings_of
 
 #: ImageNet's validation pictures, and the pairs and epochs of the papers' poisoned fine-tuning.

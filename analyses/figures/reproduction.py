@@ -99,10 +99,15 @@ def _settings(folder: Path) -> dict[str, Any]:
     return settings_of(folder) or {}
 
 
+def _verdicts(folder: Path) -> list[dict[str, Any]]:
+    """What a figure decided; nothing where there is none."""
+    return _settings(folder).get("verdicts", [])
+
+
 def _counts(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence[str]) -> str:
     said = []
     for scale in scales:
-        every = [each for item in items for each in _settings(folders[scale] / item.name).get("verdicts", [])]
+        every = [each for item in items for each in _verdicts(folders[scale] / item.name)]
         there = sum(settings_of(folders[scale] / item.name) is not None for item in items)
         appear = sum(each["appears"] for each in every)
         said.append(f"At scale {scale}: {there} of {len(items)} items drawn, {appear} of {len(every)} claims appear.")
@@ -131,7 +136,7 @@ def _papers(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence
     for item in items:
         row = found.setdefault(item.source.partition(",")[0], {scale: [] for scale in scales})
         for scale in scales:
-            row[scale] += [each["appears"] for each in _settings(folders[scale] / item.name).get("verdicts", [])]
+            row[scale] += [each["appears"] for each in _verdicts(folders[scale] / item.name)]
     told = [
         {"paper": paper, **{scale: f"{sum(row[scale])} of {len(row[scale])}" for scale in scales}}
         for paper, row in found.items()
@@ -143,7 +148,7 @@ def _claims(items: Sequence[Item], folders: Mapping[str, Path], scales: Sequence
     found: dict[tuple[str, str], dict[str, str]] = {}
     for scale in scales:
         for item in items:
-            for each in _settings(folders[scale] / item.name).get("verdicts", []):
+            for each in _verdicts(folders[scale] / item.name):
                 key = (item.name, each["claim"])
                 row = found.setdefault(key, {"of": item.name, "claim": each["claim"]} | dict.fromkeys(scales, ""))
                 row[scale] = "appears" if each["appears"] else "does not appear"

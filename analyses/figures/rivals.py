@@ -12,7 +12,7 @@ from typing import Any
 
 from defenses.fine_tune import PRESETS
 
-from .bench import PAIRS
+from .setting import PAIRS
 from .trainings import SHIFTS, Training
 from .tuned import seeds
 

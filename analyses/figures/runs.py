@@ -26,9 +26,10 @@ from clip_decomp.errors import ClipDecompError
 from clip_decomp.report import Section, cell, write_report
 from clip_decomp.results import Results
 
-from .bench import Bench, Setting
+from .bench import Bench
 from .digest import digest_of
 from .items import Drawn, Item, Measured, Verdict
+from .setting import Setting
 from .trainings import trainings_of
 
 log = logging.getLogger(__name__)

@@ -29,8 +29,9 @@ from clip_decomp.zoo.recipes import RECIPES
 from .. import fits
 
 if TYPE_CHECKING:
-    from .bench import Bench, Setting
+    from .bench import Bench
     from .items import Item
+    from .setting import Setting
 
 log = logging.getLogger(__name__)
 

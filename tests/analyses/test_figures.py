@@ -15,12 +15,13 @@ from filelock import FileLock
 
 from analyses.figures import catalog, closer_look
 from analyses.figures.attending import attending, seen
-from analyses.figures.bench import Attacked, Bench, Setting
+from analyses.figures.bench import Attacked, Bench
 from analyses.figures.digest import code_of
 from analyses.figures.dry_run import throughput
 from analyses.figures.items import Drawn, Item, Verdict
 from analyses.figures.page import write
 from analyses.figures.runs import run
+from analyses.figures.setting import Setting
 from clip_decomp.errors import DataError, SettingError
 from clip_decomp.evaluation.rates import rate
 from clip_decomp.plots.rates import bars

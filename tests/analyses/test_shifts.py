@@ -3,7 +3,8 @@
 import pytest
 
 from analyses.figures import cbpt
-from analyses.figures.bench import Bench, Setting
+from analyses.figures.bench import Bench
+from analyses.figures.setting import Setting
 from analyses.figures.tuned import Compared
 
 

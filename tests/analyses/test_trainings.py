@@ -9,12 +9,13 @@ import torch
 from filelock import FileLock
 
 from analyses import fits
-from analyses.figures.bench import Bench, Setting
+from analyses.figures.bench import Bench
 from analyses.figures.cbpt import FEW, MAIN, POSITIVES, cbpt
 from analyses.figures.items import Drawn, Item
 from analyses.figures.rivals import cleanclip, rvpt
 from analyses.figures.runs import run
 from analyses.figures.rvpt_costs import costs
+from analyses.figures.setting import Setting
 from analyses.figures.trainings import Training, missing, passes, train
 from analyses.figures.tuned import compared, seeds, tabled
 from clip_decomp.errors import ModelError

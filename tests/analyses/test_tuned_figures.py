@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from analyses.figures import catalog
-from analyses.figures.bench import Bench, Setting
+from analyses.figures.bench import Bench
 from analyses.figures.runs import run
+from analyses.figures.setting import Setting
 from analyses.figures.trainings import Training, trainings_of
 
 SETTING = Setting("world", None, None, 26, 40, 0, "cpu")
